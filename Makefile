@@ -1,0 +1,101 @@
+# The commands of the project. `make` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export GOFLAGS := -buildvcs=false
+
+MODULES := proto/gen/go pkg services/edge services/account services/transaction services/saga-orchestrator services/gateway deploy/local test
+SERVICES := account/cmd/accountd transaction/cmd/transactiond saga-orchestrator/cmd/sagad gateway/cmd/gatewayd
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Run
+
+.PHONY: demo
+demo: bin/billing ## Start the whole system on embedded parts, move money, check the books, stop
+	@exec bin/billing demo
+
+.PHONY: up
+up: bin/billing ## Keep the whole system running on embedded parts until Ctrl-C
+	@BILLING_DIE_WITH_PARENT=1 exec bin/billing up
+
+.PHONY: bin/billing
+bin/billing:
+	@[ -d "$$(go env GOMODCACHE)/github.com/jackc" ] || echo "· fetching Go modules (first time: a minute or two)"
+	@echo "· building"
+	@go build -o bin/billing ./deploy/local/cmd/billing
+
+.PHONY: build
+build: ## Build the four services and the all-in-one binary into bin/
+	@for s in $(SERVICES); do go build -o bin/ ./services/$$s || exit 1; done
+	@go build -o bin/billing ./deploy/local/cmd/billing
+
+##@ Check
+
+.PHONY: test
+test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres and Kafka
+	@go build -o bin/testenv ./deploy/local/cmd/testenv
+	@bin/testenv bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -timeout 9m work
+
+.PHONY: verify
+verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
+
+.PHONY: verify-format
+verify-format:
+	@out=$$(git ls-files -co --exclude-standard '*.go' | grep -v '\.pb\.' | xargs gofmt -l); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	@echo "format: ok"
+
+.PHONY: verify-generated
+verify-generated: bin/buf
+	@deploy/scripts/verify-generated.sh
+
+.PHONY: verify-proto
+verify-proto: bin/buf
+	@bin/buf lint
+	@bin/buf breaking --against proto/baseline.binpb
+	@deploy/scripts/verify-breaking.sh
+	@echo "proto: ok"
+
+.PHONY: verify-modules
+verify-modules:
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./... && GOWORK=off go mod tidy -diff >/dev/null) || { echo "module $$m: does not build, vet or tidy by itself"; exit 1; }; done
+	@echo "modules: ok"
+
+.PHONY: verify-lint
+verify-lint: bin/golangci-lint
+	@for m in $(filter-out proto/gen/go,$(MODULES)); do (cd $$m && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yaml ./...) || exit 1; done
+	@echo "lint: ok"
+
+##@ Change
+
+.PHONY: generate
+generate: bin/buf ## Write the generated code and the OpenAPI document from proto/
+	@deploy/scripts/generate.sh .
+
+.PHONY: baseline
+baseline: bin/buf ## Make the present contracts the ones that later changes must not break (at a release)
+	@bin/buf build -o proto/baseline.binpb
+
+.PHONY: golden
+golden: ## Write golden files for new events (existing ones never change)
+	@cd services/account && go test . -run Golden -update
+	@cd services/transaction && go test . -run Golden -update
+	@cd services/saga-orchestrator && go test . -run Golden -update
+
+.PHONY: kafka
+kafka: ## Run a real Apache Kafka without Docker, in the foreground (deploy/kafka)
+	@exec deploy/kafka/run.sh --data var/kafka --port 9092
+
+.PHONY: clean
+clean: ## Remove what was built, and the data of `make up`
+	@rm -rf bin var
+
+# Tools, pinned in tools/; built once.
+bin/gotestsum bin/grpcurl bin/protoc-gen-go bin/protoc-gen-go-grpc bin/protoc-gen-grpc-gateway bin/protoc-gen-openapiv2: tools/go.mod
+	@mkdir -p bin && cd tools && GOWORK=off go build -o ../bin/ tool
+	@touch bin/gotestsum bin/grpcurl bin/protoc-gen-go bin/protoc-gen-go-grpc bin/protoc-gen-grpc-gateway bin/protoc-gen-openapiv2
+bin/buf: tools/buf/go.mod bin/protoc-gen-go
+	@mkdir -p bin && cd tools/buf && GOWORK=off go build -o ../../bin/ tool && touch ../../bin/buf
+bin/golangci-lint: tools/lint/go.mod
+	@mkdir -p bin && cd tools/lint && GOWORK=off go build -o ../../bin/ tool && touch ../../bin/golangci-lint

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// dieWithParent needs Linux.
+func dieWithParent() {}

@@ -1,0 +1,395 @@
+package estest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"example.com/billing/pkg/es"
+)
+
+// TestStore is the contract of es.Store. open returns a store that no other test writes to.
+func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
+	for _, tc := range []struct {
+		name string
+		run  func(*testing.T, es.Store)
+	}{
+		{"appends and loads", testAppendLoad},
+		{"loads from a version", testLoadFrom},
+		{"names expected and actual on a conflict", testConflict},
+		{"checks a version without events", testCheckOnly},
+		{"appends several streams in one step or not at all", testMultiStream},
+		{"takes an event id once", testDuplicate},
+		{"gives each item of a batch its own result", testBatch},
+		{"lets one of many concurrent writers through", testRace},
+		{"keeps snapshots with the head", testSnapshots},
+		{"looks events up by id", testLookup},
+		{"reads all in one order, without gaps, under concurrent writers", testReadAll},
+		{"reads all from a time", testReadSince},
+		{"refuses what is over a limit", testLimits},
+		{"keeps any text", testUnicode},
+		{"ends when the context ends", testCancelled},
+	} {
+		t.Run(tc.name, func(t *testing.T) { tc.run(t, open(t)) })
+	}
+}
+
+func newStream() es.Stream { return es.Stream{Type: "Test", ID: uuid.NewString()} }
+
+// events makes n events that follow version after.
+func events(s es.Stream, after int64, n int) []es.Event {
+	out := make([]es.Event, n)
+	for i := range out {
+		out[i] = es.Event{
+			ID: uuid.NewString(), Type: "Happened", Stream: s, Version: after + int64(i) + 1, At: start,
+			CorrelationID: "c-1", CausationID: "k-1", Metadata: map[string]any{"actor": "tester"}, Data: []byte(fmt.Sprintf(`{"n":%d}`, i)),
+		}
+	}
+	return out
+}
+
+func mustAppend(t *testing.T, s es.Store, streams ...es.Append) {
+	t.Helper()
+	if err := s.Append(t.Context(), streams...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustLoad(t *testing.T, s es.Store, st es.Stream, after int64) []es.Event {
+	t.Helper()
+	got, err := s.Load(t.Context(), st, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func testAppendLoad(t *testing.T, s es.Store) {
+	st := newStream()
+	want := events(st, 0, 3)
+	mustAppend(t, s, es.Append{Stream: st, Events: want[:2]})
+	mustAppend(t, s, es.Append{Stream: st, Expected: 2, Events: want[2:]})
+	got := mustLoad(t, s, st, 0)
+	if len(got) != 3 {
+		t.Fatalf("loaded %d events, want 3", len(got))
+	}
+	for i := range got {
+		if got[i].Position == 0 || got[i].RecordedAt.IsZero() {
+			t.Errorf("event %d has no position or time of recording: %+v", i, got[i])
+		}
+		a, _ := want[i].Encode()
+		b, _ := got[i].Encode()
+		if string(a) != string(b) {
+			t.Errorf("event %d\n got %s\nwant %s", i, b, a)
+		}
+	}
+	if got := mustLoad(t, s, newStream(), 0); len(got) != 0 {
+		t.Errorf("an unknown stream has %d events", len(got))
+	}
+	other := es.Stream{Type: "Other", ID: st.ID}
+	if got := mustLoad(t, s, other, 0); len(got) != 0 {
+		t.Errorf("a stream of another type with the same id has %d events", len(got))
+	}
+}
+
+func testLoadFrom(t *testing.T, s es.Store) {
+	st := newStream()
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 5)})
+	for after, want := range map[int64]int{0: 5, 2: 3, 5: 0, 9: 0} {
+		got := mustLoad(t, s, st, after)
+		if len(got) != want {
+			t.Errorf("after %d: %d events, want %d", after, len(got), want)
+		}
+		if len(got) > 0 && got[0].Version != after+1 {
+			t.Errorf("after %d: the first has version %d", after, got[0].Version)
+		}
+	}
+}
+
+func testConflict(t *testing.T, s es.Store) {
+	st := newStream()
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 2)})
+	for _, expected := range []int64{0, 1, 3} {
+		err := s.Append(t.Context(), es.Append{Stream: st, Expected: expected, Events: events(st, expected, 1)})
+		var c *es.ConflictError
+		if !errors.As(err, &c) || c.Expected != expected || c.Actual != 2 || c.Stream != st {
+			t.Errorf("expected version %d: got %v", expected, err)
+		}
+	}
+	if n := len(mustLoad(t, s, st, 0)); n != 2 {
+		t.Errorf("%d events after conflicts, want 2", n)
+	}
+}
+
+func testCheckOnly(t *testing.T, s es.Store) {
+	st := newStream()
+	mustAppend(t, s, es.Append{Stream: st}) // not there: version 0
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 1)})
+	mustAppend(t, s, es.Append{Stream: st, Expected: 1})
+	var c *es.ConflictError
+	if err := s.Append(t.Context(), es.Append{Stream: st}); !errors.As(err, &c) || c.Actual != 1 {
+		t.Errorf("a stale version without events: got %v", err)
+	}
+}
+
+func testMultiStream(t *testing.T, s es.Store) {
+	if s.Scope() != es.ScopeStore {
+		t.Skipf("the store's scope is %q: streams of one partition are the store's own test", s.Scope())
+	}
+	a, b := newStream(), newStream()
+	mustAppend(t, s, es.Append{Stream: a, Events: events(a, 0, 1)}, es.Append{Stream: b, Events: events(b, 0, 2)})
+	err := s.Append(t.Context(), es.Append{Stream: a, Expected: 1, Events: events(a, 1, 1)}, es.Append{Stream: b, Expected: 1, Events: events(b, 1, 1)})
+	var c *es.ConflictError
+	if !errors.As(err, &c) || c.Stream != b {
+		t.Fatalf("want a conflict on the second stream, got %v", err)
+	}
+	if n, m := len(mustLoad(t, s, a, 0)), len(mustLoad(t, s, b, 0)); n != 1 || m != 2 {
+		t.Errorf("after the conflict: %d and %d events, want 1 and 2", n, m)
+	}
+	if err := s.Append(t.Context(), es.Append{Stream: a, Expected: 1}, es.Append{Stream: a, Expected: 1}); err == nil {
+		t.Error("one stream twice in one append was taken")
+	}
+}
+
+func testDuplicate(t *testing.T, s es.Store) {
+	st := newStream()
+	e := events(st, 0, 1)
+	mustAppend(t, s, es.Append{Stream: st, Events: e})
+	again := e[0]
+	again.Version = 2
+	var d *es.DuplicateError
+	if err := s.Append(t.Context(), es.Append{Stream: st, Expected: 1, Events: []es.Event{again}}); !errors.As(err, &d) || len(d.IDs) != 1 || d.IDs[0] != e[0].ID {
+		t.Errorf("a stored id: got %v", err)
+	}
+	twice := events(st, 1, 2)
+	twice[1].ID = twice[0].ID
+	errs := s.AppendBatch(t.Context(), [][]es.Append{
+		{{Stream: st, Expected: 1, Events: twice[:1]}},
+		{{Stream: st, Expected: 2, Events: twice[1:]}},
+	})
+	if errs[0] != nil || !errors.As(errs[1], &d) {
+		t.Errorf("one id twice in a batch: got %v", errs)
+	}
+}
+
+func testBatch(t *testing.T, s es.Store) {
+	a, b, c := newStream(), newStream(), newStream()
+	mustAppend(t, s, es.Append{Stream: b, Events: events(b, 0, 1)})
+	bad := events(c, 0, 1)
+	bad[0].Data = []byte(`{"broken`)
+	errs := s.AppendBatch(t.Context(), [][]es.Append{
+		{{Stream: a, Events: events(a, 0, 1)}},
+		{{Stream: b, Events: events(b, 0, 1)}}, // stale
+		{{Stream: c, Events: bad}},             // not JSON
+		{{Stream: a, Expected: 1, Events: events(a, 1, 1)}},
+		{{Stream: b, Expected: 1}},
+	})
+	var conflict *es.ConflictError
+	if errs[0] != nil || !errors.As(errs[1], &conflict) || errs[2] == nil || errs[3] != nil || errs[4] != nil {
+		t.Fatalf("results %v", errs)
+	}
+	if n := len(mustLoad(t, s, a, 0)); n != 2 {
+		t.Errorf("%d events on the stream named twice, want 2", n)
+	}
+	if n := len(mustLoad(t, s, c, 0)); n != 0 {
+		t.Errorf("%d events of the broken item were written", n)
+	}
+}
+
+// testRace: writers race for every version of a stream; each version has exactly one winner.
+func testRace(t *testing.T, s es.Store) {
+	const writers, rounds = 64, 5
+	st := newStream()
+	for v := range int64(rounds) {
+		var (
+			wg   sync.WaitGroup
+			mu   sync.Mutex
+			wins int
+		)
+		for range writers {
+			wg.Go(func() {
+				err := s.Append(t.Context(), es.Append{Stream: st, Expected: v, Events: events(st, v, 1)})
+				var c *es.ConflictError
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					wins++
+				} else if !errors.As(err, &c) {
+					t.Errorf("neither stored nor a conflict: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if wins != 1 {
+			t.Fatalf("version %d has %d winners", v+1, wins)
+		}
+	}
+	if n := len(mustLoad(t, s, st, 0)); n != rounds {
+		t.Errorf("%d events, want %d", n, rounds)
+	}
+}
+
+func testSnapshots(t *testing.T, s es.Store) {
+	st, none := newStream(), newStream()
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 2), Snapshot: []byte("two")})
+	mustAppend(t, s, es.Append{Stream: st, Expected: 2, Events: events(st, 2, 1)})
+	heads, err := s.Heads(t.Context(), []es.Stream{none, st})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if heads[0].Version != 0 || heads[0].Snapshot != nil {
+		t.Errorf("unknown stream: %+v", heads[0])
+	}
+	if h := heads[1]; h.Version != 3 || string(h.Snapshot) != "two" || h.SnapshotVersion != 2 {
+		t.Errorf("head %+v, want version 3 with the snapshot of version 2", h)
+	}
+}
+
+func testLookup(t *testing.T, s es.Store) {
+	st := newStream()
+	e := events(st, 0, 3)
+	mustAppend(t, s, es.Append{Stream: st, Events: e})
+	got, err := s.Lookup(t.Context(), []string{e[2].ID, uuid.NewString(), e[0].ID})
+	if err != nil || len(got) != 2 {
+		t.Fatalf("found %d events (%v), want 2", len(got), err)
+	}
+	for _, g := range got {
+		if g.ID != e[g.Version-1].ID {
+			t.Errorf("version %d has id %s", g.Version, g.ID)
+		}
+	}
+}
+
+// testReadAll: a reader follows while writers commit; it must see every event once, positions without a gap, and each
+// stream's versions in order.
+func testReadAll(t *testing.T, s es.Store) {
+	const writers, each = 8, 25
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			st := newStream()
+			for v := range int64(each) {
+				if err := s.Append(t.Context(), es.Append{Stream: st, Expected: v, Events: events(st, v, 1)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	versions := map[string]int64{}
+	var last int64
+	for n := 0; n < writers*each; {
+		finished := false
+		select {
+		case <-done:
+			finished = true
+		default:
+		}
+		before := n
+		for e, err := range s.ReadAll(t.Context(), "", es.From{After: last}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Position != last+1 {
+				t.Fatalf("position %d follows %d", e.Position, last)
+			}
+			if e.Version != versions[e.Stream.ID]+1 {
+				t.Fatalf("%s: version %d follows %d", e.Stream, e.Version, versions[e.Stream.ID])
+			}
+			versions[e.Stream.ID], last = e.Version, e.Position
+			n++
+		}
+		if finished && n == before && n < writers*each {
+			t.Fatalf("read %d events, want %d", n, writers*each)
+		}
+	}
+	for e, err := range s.ReadAll(t.Context(), "Nothing", es.From{}) {
+		t.Fatalf("a type without events yields %v, %v", e, err)
+	}
+}
+
+func testReadSince(t *testing.T, s es.Store) {
+	st := newStream()
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 2)})
+	old := mustLoad(t, s, st, 0)[1].RecordedAt
+	for v := int64(2); ; v++ { // until the clock has moved
+		mustAppend(t, s, es.Append{Stream: st, Expected: v, Events: events(st, v, 1)})
+		if newest := mustLoad(t, s, st, v)[0].RecordedAt; newest.After(old) {
+			var got []int64
+			for e, err := range s.ReadAll(t.Context(), "Test", es.From{Since: newest}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, e.Version)
+			}
+			if len(got) != 1 || got[0] != v+1 {
+				t.Errorf("since the newest event: versions %v, want [%d]", got, v+1)
+			}
+			return
+		}
+	}
+}
+
+func testLimits(t *testing.T, s es.Store) {
+	st := newStream()
+	big := events(st, 0, 1)
+	big[0].Data = []byte(`{"x":"` + strings.Repeat("a", es.EventBytesMax) + `"}`)
+	var l *es.LimitError
+	if err := s.Append(t.Context(), es.Append{Stream: st, Events: big}); !errors.As(err, &l) || l.Max != es.EventBytesMax {
+		t.Errorf("a large event: got %v", err)
+	}
+	if err := s.Append(t.Context(), es.Append{Stream: st, Events: events(st, 0, es.StreamEventsMax+1)}); !errors.As(err, &l) {
+		t.Errorf("many events: got %v", err)
+	}
+	skipped := events(st, 1, 1)
+	if err := s.Append(t.Context(), es.Append{Stream: st, Events: skipped}); err == nil {
+		t.Error("an event that skips a version was taken")
+	}
+	if err := s.Append(t.Context(), es.Append{Stream: newStream(), Events: events(st, 0, 1)}); err == nil {
+		t.Error("an event of another stream was taken")
+	}
+	if n := len(mustLoad(t, s, st, 0)); n != 0 {
+		t.Errorf("%d events were written", n)
+	}
+}
+
+func testUnicode(t *testing.T, s es.Store) {
+	st := newStream()
+	e := events(st, 0, 1)
+	text := "Zürich \u2028 \"quoted\" \\ \t <&> 日本 🏦 \x01"
+	data, err := es.Marshal(map[string]string{"text": text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e[0].Data, e[0].Metadata, e[0].CorrelationID = data, map[string]any{"text": text, "n": 1.5, "list": []any{"a", nil}}, text
+	mustAppend(t, s, es.Append{Stream: st, Events: e})
+	a, _ := e[0].Encode()
+	b, _ := mustLoad(t, s, st, 0)[0].Encode()
+	if string(a) != string(b) {
+		t.Errorf("\n got %s\nwant %s", b, a)
+	}
+}
+
+func testCancelled(t *testing.T, s es.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	st := newStream()
+	if err := s.Append(ctx, es.Append{Stream: st, Events: events(st, 0, 1)}); err == nil {
+		t.Error("append with an ended context returned no error")
+	}
+	if _, err := s.Load(ctx, st, 0); err == nil {
+		t.Error("load with an ended context returned no error")
+	}
+	for _, err := range s.ReadAll(ctx, "", es.From{}) {
+		if err == nil {
+			t.Error("read with an ended context returned no error")
+		}
+		break
+	}
+}

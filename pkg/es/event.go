@@ -1,0 +1,137 @@
+// Package es is the core of event sourcing: events, streams, aggregates as pure deciders, and the contract of an event
+// store. It imports no driver and no network; the stores are in its subpackages.
+package es
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// TimeFormat is how a timestamp is written in an event: RFC 3339, UTC, milliseconds.
+const TimeFormat = "2006-01-02T15:04:05.000Z"
+
+// Stream names the events of one aggregate.
+type Stream struct {
+	Type string // aggregate type, such as "Account"
+	ID   string // aggregate id
+}
+
+// String is the stream as people read it: "Account 7f3c…".
+func (s Stream) String() string { return s.Type + " " + s.ID }
+
+// Event is one recorded fact. Its JSON (Encode) has exactly ten keys, in this order: eventId, eventType, aggregateId,
+// aggregateType, aggregateVersion, timestamp, correlationId, causationId, metadata, data; causationId and metadata are
+// absent when unset.
+type Event struct {
+	ID            string // UUID, unique in the store
+	Type          string
+	Stream        Stream
+	Version       int64     // of the stream after this event; the first is 1
+	At            time.Time // when it occurred; kept to the millisecond, UTC
+	CorrelationID string    // the request it belongs to
+	CausationID   string    // the command or event that caused it
+	Metadata      map[string]any
+	Data          json.RawMessage // a JSON object
+
+	// Position and RecordedAt are set by a store when it reads the event back; they are not part of the JSON.
+	Position   int64     // place among all events of the store, without gaps, in commit order
+	RecordedAt time.Time // when the store took it; never decreases with Position
+}
+
+// Encode writes the event's JSON. The bytes are stable: equal events give equal bytes.
+func (e Event) Encode() ([]byte, error) {
+	if !json.Valid(e.Data) {
+		return nil, fmt.Errorf("encode event %s %s: data is not JSON", e.Type, e.ID)
+	}
+	b := make([]byte, 0, 320+len(e.Data))
+	b = appendField(b, '{', "eventId", e.ID)
+	b = appendField(b, ',', "eventType", e.Type)
+	b = appendField(b, ',', "aggregateId", e.Stream.ID)
+	b = appendField(b, ',', "aggregateType", e.Stream.Type)
+	b = append(b, `,"aggregateVersion":`...)
+	b = strconv.AppendInt(b, e.Version, 10)
+	b = append(b, `,"timestamp":"`...)
+	b = e.At.UTC().AppendFormat(b, TimeFormat)
+	b = append(b, '"')
+	b = appendField(b, ',', "correlationId", e.CorrelationID)
+	if e.CausationID != "" {
+		b = appendField(b, ',', "causationId", e.CausationID)
+	}
+	if len(e.Metadata) > 0 {
+		m, err := Marshal(e.Metadata)
+		if err != nil {
+			return nil, fmt.Errorf("encode event %s %s: metadata: %w", e.Type, e.ID, err)
+		}
+		b = append(append(b, `,"metadata":`...), m...)
+	}
+	b = append(append(b, `,"data":`...), e.Data...)
+	return append(b, '}'), nil
+}
+
+// envelope mirrors the JSON for decoding.
+type envelope struct {
+	EventID          string          `json:"eventId"`
+	EventType        string          `json:"eventType"`
+	AggregateID      string          `json:"aggregateId"`
+	AggregateType    string          `json:"aggregateType"`
+	AggregateVersion int64           `json:"aggregateVersion"`
+	Timestamp        time.Time       `json:"timestamp"`
+	CorrelationID    string          `json:"correlationId"`
+	CausationID      string          `json:"causationId"`
+	Metadata         map[string]any  `json:"metadata"`
+	Data             json.RawMessage `json:"data"`
+}
+
+// Decode reads what Encode wrote. It fails on JSON that is not an event; unknown keys are ignored, so that an older
+// reader survives a newer writer.
+func Decode(b []byte) (Event, error) {
+	var v envelope
+	if err := json.Unmarshal(b, &v); err != nil {
+		return Event{}, fmt.Errorf("decode event: %w", err)
+	}
+	if v.EventID == "" || v.EventType == "" || v.AggregateID == "" || v.AggregateType == "" || v.AggregateVersion < 1 || len(v.Data) == 0 {
+		return Event{}, fmt.Errorf("decode event: eventId, eventType, aggregateId, aggregateType, aggregateVersion and data must be set: %.200s", b)
+	}
+	return Event{
+		ID: v.EventID, Type: v.EventType, Stream: Stream{Type: v.AggregateType, ID: v.AggregateID}, Version: v.AggregateVersion,
+		At: v.Timestamp, CorrelationID: v.CorrelationID, CausationID: v.CausationID, Metadata: v.Metadata, Data: v.Data,
+	}, nil
+}
+
+// Marshal is json.Marshal without the escaping of <, > and &, which event JSON does not need.
+func Marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n"), nil
+}
+
+// eventIDSpace is the UUID name space of derived event ids.
+var eventIDSpace = uuid.MustParse("6f1c3f54-0c0e-5d0b-9c83-0d2f3c1f8a11")
+
+// EventID derives the id of a command's n-th event (from 0) on a stream. A command that is repeated with the same key
+// derives the same ids, and a store takes an id only once: that makes each key a write-once register of the stream.
+func EventID(s Stream, key string, n int) string {
+	return uuid.NewSHA1(eventIDSpace, []byte(s.Type+"\x00"+s.ID+"\x00"+key+"\x00"+strconv.Itoa(n))).String()
+}
+
+// appendField appends lead, the key and the value as JSON.
+func appendField(b []byte, lead byte, key, value string) []byte {
+	b = append(append(append(b, lead, '"'), key...), '"', ':')
+	for i := range len(value) {
+		if c := value[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			quoted, _ := Marshal(value) // a string always marshals
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), value...), '"')
+}

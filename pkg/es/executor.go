@@ -1,0 +1,401 @@
+package es
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"example.com/billing/pkg/batch"
+)
+
+// Outcome is what a command led to.
+type Outcome[S any] struct {
+	State   S
+	Version int64
+	Events  []Event // stored by this command
+	// Replayed: the key was used before; Events begins with the first event of the command that used it.
+	Replayed bool
+}
+
+// ExecutorOptions bound an executor. Zero means the default.
+type ExecutorOptions struct {
+	Batch      batch.Options
+	CacheMax   int           // aggregates kept in memory; 100,000
+	AttemptMax int           // times a command is decided again after conflicts; 32
+	Timeout    time.Duration // how long a group keeps asking a store that does not answer; 10 s
+}
+
+// Executor carries out commands on one type of aggregate: it groups what waits, decides the commands of one stream one
+// after another in memory, and commits the whole group in one append. No outcome leaves, refusals and repeats included,
+// before a commit has validated the version it was decided on. Safe for concurrent use, and beside other processes on the
+// same store.
+type Executor[S, C any] struct {
+	decider *Decider[S, C]
+	store   Store
+	opts    ExecutorOptions
+	cache   *lru.Cache[string, Root[S]]
+	queue   *batch.Queue[Command[C], Outcome[S]]
+}
+
+// NewExecutor makes an executor on a store.
+func NewExecutor[S, C any](d *Decider[S, C], store Store, opts ExecutorOptions) (*Executor[S, C], error) {
+	if opts.CacheMax <= 0 {
+		opts.CacheMax = 100_000
+	}
+	if opts.AttemptMax <= 0 {
+		opts.AttemptMax = 32
+	}
+	if opts.Timeout <= 0 {
+		opts.Timeout = 10 * time.Second
+	}
+	cache, err := lru.New[string, Root[S]](opts.CacheMax)
+	if err != nil {
+		return nil, fmt.Errorf("new executor: %w", err)
+	}
+	x := &Executor[S, C]{decider: d, store: store, opts: opts, cache: cache}
+	x.queue = batch.New(opts.Batch, x.flush)
+	return x, nil
+}
+
+// Execute carries out one command and returns its outcome, a *Refusal, batch.ErrFull, or an error that leaves the outcome
+// unknown: ask again with the same key.
+func (x *Executor[S, C]) Execute(ctx context.Context, c Command[C]) (Outcome[S], error) {
+	return x.queue.Do(ctx, c)
+}
+
+// ExecuteAll carries out independent commands, each with its own result, in order.
+func (x *Executor[S, C]) ExecuteAll(ctx context.Context, cs []Command[C]) []batch.Result[Outcome[S]] {
+	return x.queue.DoAll(ctx, cs)
+}
+
+// Get reads an aggregate's present state from the store; Version 0 = there is none. Never stale.
+func (x *Executor[S, C]) Get(ctx context.Context, streamID string) (Outcome[S], error) {
+	out, err := x.GetAll(ctx, []string{streamID})
+	if err != nil {
+		return Outcome[S]{}, err
+	}
+	return out[0], nil
+}
+
+// GetAll reads several aggregates' present states, in the order asked.
+func (x *Executor[S, C]) GetAll(ctx context.Context, streamIDs []string) ([]Outcome[S], error) {
+	loaded, err := x.load(ctx, streamIDs)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Outcome[S], len(loaded))
+	for i, l := range loaded {
+		if l.Err != nil {
+			return nil, l.Err
+		}
+		out[i] = Outcome[S]{State: l.Value.State, Version: l.Value.Version}
+	}
+	return out, nil
+}
+
+// Close waits for the commands under way.
+func (x *Executor[S, C]) Close(ctx context.Context) error { return x.queue.Close(ctx) }
+
+// load reads aggregates from the store, each with its own result: snapshot where there is one, and the events after it.
+func (x *Executor[S, C]) load(ctx context.Context, ids []string) ([]batch.Result[Root[S]], error) {
+	streams := make([]Stream, len(ids))
+	for i, id := range ids {
+		streams[i] = Stream{Type: x.decider.Type, ID: id}
+	}
+	heads, err := x.store.Heads(ctx, streams)
+	if err != nil {
+		return nil, fmt.Errorf("load heads: %w", err)
+	}
+	roots := make([]batch.Result[Root[S]], len(ids))
+	for i, h := range heads {
+		roots[i].Value, roots[i].Err = x.loadOne(ctx, streams[i], h)
+	}
+	return roots, nil
+}
+
+// loadOne reads one aggregate. A panic in the domain is that aggregate's error: the others of the group go on.
+func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r Root[S], err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("load %s: panicked: %v", stream, p)
+		}
+	}()
+	r = x.decider.New()
+	if h.Snapshot != nil && x.decider.Snapshots != nil {
+		if s, err := x.decider.Snapshots.Restore(h.Snapshot); err == nil {
+			r.State, r.Version = s, h.SnapshotVersion
+		}
+	}
+	if r.Version == h.Version {
+		return r, nil
+	}
+	events, err := x.store.Load(ctx, stream, r.Version)
+	if err != nil {
+		return r, fmt.Errorf("load %s: %w", stream, err)
+	}
+	return r, x.decider.Replay(&r, events...)
+}
+
+// unit is the commands of one stream within a group.
+type unit[S, C any] struct {
+	stream   Stream
+	commands []int // indexes into the group
+	root     Root[S]
+	loaded   bool
+	again    bool             // an append or a load failed before: a key of these commands may be in the store
+	prior    map[string]Event // events found by id: keys used before; nil = not looked up
+	err      error            // of the last append
+}
+
+// flush carries out one group. It loops until every stream is settled: conflicts and repeated keys are decided again on
+// fresh state, a store that does not answer is asked again for a while.
+func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.Result[Outcome[S]] {
+	ctx, cancel := context.WithTimeout(ctx, x.opts.Timeout)
+	defer cancel()
+	results := make([]batch.Result[Outcome[S]], len(cmds))
+	units := x.split(cmds)
+	for attempt := 1; len(units) > 0; attempt++ {
+		err := x.prepare(ctx, cmds, units)
+		if err == nil {
+			x.attempt(ctx, cmds, units, results)
+		}
+		open := units[:0]
+		for _, u := range units {
+			if u.err == nil && err == nil {
+				continue
+			}
+			x.cache.Remove(u.stream.ID)
+			u.loaded, u.again = false, u.again || u.err != nil
+			if cause := errors.Join(err, u.err); attempt >= x.opts.AttemptMax || ctx.Err() != nil || !retryable(cause) {
+				x.settle(ctx, cmds, u, cause, results)
+				continue
+			}
+			open = append(open, u)
+		}
+		if units = open; len(units) > 0 {
+			pause(ctx, attempt)
+		}
+	}
+	return results
+}
+
+// split groups the commands by stream, in order of first appearance.
+func (x *Executor[S, C]) split(cmds []Command[C]) []*unit[S, C] {
+	byID := make(map[string]*unit[S, C], len(cmds))
+	var units []*unit[S, C]
+	for i, c := range cmds {
+		u := byID[c.StreamID]
+		if u == nil {
+			u = &unit[S, C]{stream: Stream{Type: x.decider.Type, ID: c.StreamID}}
+			byID[c.StreamID] = u
+			units = append(units, u)
+		}
+		u.commands = append(u.commands, i)
+	}
+	return units
+}
+
+// prepare gives every unit a root to decide on, and after a failed attempt the events its keys may have stored.
+func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units []*unit[S, C]) error {
+	var missing, again []*unit[S, C]
+	var ids []string
+	for _, u := range units {
+		if u.loaded {
+			continue
+		}
+		if r, ok := x.cache.Get(u.stream.ID); ok && !u.again {
+			u.root = r
+			continue
+		}
+		if !u.again && cmds[u.commands[0]].Creates {
+			u.root = x.decider.New()
+			continue
+		}
+		missing = append(missing, u)
+		ids = append(ids, u.stream.ID)
+		if u.again {
+			again = append(again, u)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	roots, err := x.load(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, u := range missing {
+		u.root, u.err = roots[i].Value, roots[i].Err
+		u.loaded = u.err == nil
+	}
+	return x.findPrior(ctx, cmds, again)
+}
+
+// findPrior looks up which keys of these units are used already, with the first event of each command that used one.
+func (x *Executor[S, C]) findPrior(ctx context.Context, cmds []Command[C], units []*unit[S, C]) error {
+	if len(units) == 0 {
+		return nil
+	}
+	var ids []string
+	for _, u := range units {
+		for _, i := range u.commands {
+			ids = append(ids, EventID(u.stream, cmds[i].key(), 0))
+		}
+	}
+	found, err := x.store.Lookup(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("look up events: %w", err)
+	}
+	for _, u := range units {
+		u.prior = map[string]Event{}
+		for _, e := range found {
+			if e.Stream == u.stream {
+				u.prior[e.ID] = e
+			}
+		}
+	}
+	return nil
+}
+
+// draft is what a unit's commands lead to, not yet stored.
+type draft[S, C any] struct {
+	*unit[S, C]
+	after    Root[S]
+	outcomes []batch.Result[Outcome[S]]
+}
+
+// attempt decides every unit in memory and appends the group. Outcomes are written to results only for units whose
+// versions the append validated.
+func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units []*unit[S, C], results []batch.Result[Outcome[S]]) {
+	var (
+		items [][]Append
+		ready []draft[S, C]
+	)
+	for _, d := range x.drafts(ctx, cmds, units) {
+		a := Append{Stream: d.stream, Expected: d.root.Version, Events: d.after.Uncommitted()}
+		if a.Snapshot, d.err = x.snapshot(d.after); d.err != nil {
+			continue
+		}
+		items, ready = append(items, []Append{a}), append(ready, d)
+	}
+	for i, err := range x.store.AppendBatch(ctx, items) {
+		d := ready[i]
+		if d.err = err; err != nil {
+			continue
+		}
+		for j, k := range d.commands {
+			results[k] = d.outcomes[j]
+		}
+		d.after.Commit()
+		if d.after.Version > 0 {
+			x.cache.Add(d.stream.ID, d.after)
+		}
+	}
+}
+
+// drafts decides the units that could be loaded. A command that would store nothing may be the repeat of one that did, and
+// that left a state which now refuses it or has nothing left to do: its key is looked up before it is answered. A command
+// that stores something needs no look, since the store takes an event's id once.
+func (x *Executor[S, C]) drafts(ctx context.Context, cmds []Command[C], units []*unit[S, C]) []draft[S, C] {
+	var (
+		out   []draft[S, C]
+		quiet []*unit[S, C]
+	)
+	for _, u := range units {
+		if u.err != nil && !u.loaded {
+			continue
+		}
+		d := x.decide(cmds, u)
+		if u.prior == nil && slices.ContainsFunc(d.outcomes, func(r batch.Result[Outcome[S]]) bool { return len(r.Value.Events) == 0 }) {
+			quiet = append(quiet, u)
+		} else {
+			out = append(out, d)
+		}
+	}
+	if err := x.findPrior(ctx, cmds, quiet); err != nil {
+		for _, u := range quiet {
+			u.err = err
+		}
+		return out
+	}
+	for _, u := range quiet {
+		out = append(out, x.decide(cmds, u))
+	}
+	return out
+}
+
+// snapshot takes the state of a root that has something to store.
+func (x *Executor[S, C]) snapshot(r Root[S]) ([]byte, error) {
+	if x.decider.Snapshots == nil || len(r.uncommitted) == 0 {
+		return nil, nil
+	}
+	b, err := x.decider.Snapshots.Take(r.State)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
+	}
+	return b, nil
+}
+
+// decide carries out a unit's commands one after another on a copy of its root. A key that was used before, in the store or
+// earlier in this group, gets the first one's events.
+func (x *Executor[S, C]) decide(cmds []Command[C], u *unit[S, C]) draft[S, C] {
+	d := draft[S, C]{unit: u, after: u.root, outcomes: make([]batch.Result[Outcome[S]], len(u.commands))}
+	root := &d.after
+	inGroup := map[string][]Event{}
+	for j, i := range u.commands {
+		c, out := cmds[i], &d.outcomes[j]
+		first := EventID(u.stream, c.key(), 0)
+		if e, ok := u.prior[first]; ok {
+			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: []Event{e}, Replayed: true}
+			continue
+		}
+		if events, ok := inGroup[first]; ok {
+			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: events, Replayed: true}
+			continue
+		}
+		events, err := x.decider.Apply(root, u.stream, c)
+		*out = batch.Result[Outcome[S]]{Value: Outcome[S]{State: root.State, Version: root.Version, Events: events}, Err: err}
+		if len(events) > 0 {
+			inGroup[first] = events
+		}
+	}
+	return d
+}
+
+// settle ends a unit that could not be appended. With several commands each is tried alone, so that one bad command
+// fails itself only; one command alone gets the error.
+func (x *Executor[S, C]) settle(ctx context.Context, cmds []Command[C], u *unit[S, C], cause error, results []batch.Result[Outcome[S]]) {
+	if len(u.commands) == 1 || ctx.Err() != nil || retryable(cause) {
+		for _, i := range u.commands {
+			results[i] = batch.Result[Outcome[S]]{Err: fmt.Errorf("execute on %s: %w", u.stream, cause)}
+		}
+		return
+	}
+	for _, i := range u.commands {
+		results[i] = x.flush(ctx, cmds[i:i+1])[0]
+	}
+}
+
+// retryable: deciding again on fresh state can end well.
+func retryable(err error) bool {
+	var (
+		conflict  *ConflictError
+		duplicate *DuplicateError
+		unavail   *UnavailableError
+	)
+	return errors.As(err, &conflict) || errors.As(err, &duplicate) || errors.As(err, &unavail)
+}
+
+// pause waits a little longer after each attempt, with jitter, or until ctx ends.
+func pause(ctx context.Context, attempt int) {
+	d := min(time.Millisecond<<min(attempt, 10), 500*time.Millisecond)
+	select {
+	case <-time.After(d/2 + rand.N(d/2+1)):
+	case <-ctx.Done():
+	}
+}

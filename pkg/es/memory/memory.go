@@ -1,0 +1,174 @@
+// Package memory is an event store in memory, for tests.
+package memory
+
+import (
+	"context"
+	"iter"
+	"sort"
+	"sync"
+	"time"
+
+	"example.com/billing/pkg/es"
+)
+
+// Store keeps events in memory. Safe for concurrent use.
+type Store struct {
+	mu     sync.RWMutex
+	events []es.Event // by position - 1
+	byID   map[string]int
+	heads  map[es.Stream]*head
+}
+
+type head struct {
+	es.Head
+	at []int // index into events, by version - 1
+}
+
+// New returns an empty store.
+func New() *Store {
+	return &Store{byID: map[string]int{}, heads: map[es.Stream]*head{}}
+}
+
+// Scope is the whole store.
+func (s *Store) Scope() es.Scope { return es.ScopeStore }
+
+// Append is es.Store's.
+func (s *Store) Append(ctx context.Context, streams ...es.Append) error {
+	return s.AppendBatch(ctx, [][]es.Append{streams})[0]
+}
+
+// AppendBatch is es.Store's.
+func (s *Store) AppendBatch(ctx context.Context, items [][]es.Append) []error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	errs := make([]error, len(items))
+	for i, item := range items {
+		if errs[i] = ctx.Err(); errs[i] == nil {
+			errs[i] = s.append(item)
+		}
+	}
+	return errs
+}
+
+func (s *Store) append(streams []es.Append) error {
+	if err := es.CheckAppends(streams); err != nil {
+		return err
+	}
+	ids := map[string]bool{}
+	for _, a := range streams {
+		if actual := s.head(a.Stream).Version; actual != a.Expected {
+			return &es.ConflictError{Stream: a.Stream, Expected: a.Expected, Actual: actual}
+		}
+		var stored []string
+		for _, e := range a.Events {
+			if _, ok := s.byID[e.ID]; ok || ids[e.ID] {
+				stored = append(stored, e.ID)
+			}
+			ids[e.ID] = true
+			payload, err := e.Encode()
+			if err != nil {
+				return err
+			}
+			if len(payload) > es.EventBytesMax {
+				return &es.LimitError{Stream: a.Stream, Limit: "event size in bytes", Max: es.EventBytesMax, Actual: len(payload)}
+			}
+		}
+		if stored != nil {
+			return &es.DuplicateError{Stream: a.Stream, IDs: stored}
+		}
+	}
+	now := time.Now().UTC()
+	for _, a := range streams {
+		if len(a.Events) == 0 {
+			continue
+		}
+		h := s.heads[a.Stream]
+		if h == nil {
+			h = &head{}
+			s.heads[a.Stream] = h
+		}
+		for _, e := range a.Events {
+			e.Position, e.RecordedAt = int64(len(s.events)+1), now
+			e.At = e.At.UTC().Truncate(time.Millisecond)
+			s.byID[e.ID] = len(s.events)
+			h.at = append(h.at, len(s.events))
+			s.events = append(s.events, e)
+			h.Version = e.Version
+		}
+		if a.Snapshot != nil {
+			h.Snapshot, h.SnapshotVersion = a.Snapshot, h.Version
+		}
+	}
+	return nil
+}
+
+func (s *Store) head(st es.Stream) es.Head {
+	if h := s.heads[st]; h != nil {
+		return h.Head
+	}
+	return es.Head{}
+}
+
+// Load is es.Store's.
+func (s *Store) Load(ctx context.Context, st es.Stream, after int64) ([]es.Event, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	h := s.heads[st]
+	if h == nil || after >= h.Version {
+		return nil, ctx.Err()
+	}
+	var events []es.Event
+	for _, i := range h.at[max(after, 0):] {
+		events = append(events, s.events[i])
+	}
+	return events, ctx.Err()
+}
+
+// Heads is es.Store's.
+func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	heads := make([]es.Head, len(streams))
+	for i, st := range streams {
+		heads[i] = s.head(st)
+	}
+	return heads, ctx.Err()
+}
+
+// Lookup is es.Store's.
+func (s *Store) Lookup(ctx context.Context, ids []string) ([]es.Event, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var events []es.Event
+	for _, id := range ids {
+		if i, ok := s.byID[id]; ok {
+			events = append(events, s.events[i])
+		}
+	}
+	return events, ctx.Err()
+}
+
+// ReadAll is es.Store's.
+func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
+	return func(yield func(es.Event, error) bool) {
+		for next := int(from.After); ; next++ {
+			if err := ctx.Err(); err != nil {
+				yield(es.Event{}, err)
+				return
+			}
+			s.mu.RLock()
+			if next == int(from.After) && !from.Since.IsZero() {
+				next = max(next, sort.Search(len(s.events), func(i int) bool { return !s.events[i].RecordedAt.Before(from.Since) }))
+			}
+			if next >= len(s.events) {
+				s.mu.RUnlock()
+				return
+			}
+			e := s.events[next]
+			s.mu.RUnlock()
+			if (aggregateType == "" || e.Stream.Type == aggregateType) && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}

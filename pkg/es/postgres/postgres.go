@@ -1,0 +1,178 @@
+// Package postgres is the event store on PostgreSQL: events, heads, snapshots and the outbox rows commit together.
+//
+// A group of appends costs two round trips. The first takes the log's row lock and reads the heads and ids the group
+// needs; who passes is decided in Go; the second writes everything and commits. Positions are taken under the log's lock,
+// so they have no gaps and follow commit order: a reader that has seen position n has seen everything before it.
+package postgres
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+)
+
+// Migrations are the store's own tables, the outbox's among them; see package migrate.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// MigrationsTable records which of Migrations were applied.
+const MigrationsTable = "es_migration"
+
+// readPage is how many events ReadAll fetches at a time.
+const readPage = 1000
+
+// Options of a store. The zero value is a plain store.
+type Options struct {
+	// Inline adds statements to the transaction that commits these events, in position order: a table that must never lag
+	// behind the events. It must not touch the store's own tables.
+	Inline func(b *pgx.Batch, events []es.Event) error
+}
+
+// Store is an es.Store on one database. Safe for concurrent use, and beside other processes on the same database.
+type Store struct {
+	pool      *pgxpool.Pool
+	inline    func(*pgx.Batch, []es.Event) error
+	committed chan struct{}
+}
+
+// New returns a store on a database that Migrations were applied to.
+func New(pool *pgxpool.Pool, o Options) *Store {
+	return &Store{pool: pool, inline: o.Inline, committed: make(chan struct{}, 1)}
+}
+
+// Scope is the whole store.
+func (s *Store) Scope() es.Scope { return es.ScopeStore }
+
+// Committed has a value after this process committed events: a hint for its relay.
+func (s *Store) Committed() <-chan struct{} { return s.committed }
+
+// Secret is the database's own random key, made with its first migration.
+func (s *Store) Secret(ctx context.Context) ([]byte, error) {
+	var secret []byte
+	err := s.pool.QueryRow(ctx, `SELECT secret FROM es_log`).Scan(&secret)
+	return secret, Classify("read secret", err)
+}
+
+// Load is es.Store's.
+func (s *Store) Load(ctx context.Context, st es.Stream, after int64) ([]es.Event, error) {
+	return s.query(ctx, "load "+st.String(),
+		`SELECT position, recorded_at, payload FROM es_event WHERE stream_id = $1 AND stream_type = $2 AND version > $3 ORDER BY version`,
+		st.ID, st.Type, after)
+}
+
+// Lookup is es.Store's.
+func (s *Store) Lookup(ctx context.Context, ids []string) ([]es.Event, error) {
+	return s.query(ctx, "look up events", `SELECT position, recorded_at, payload FROM es_event WHERE event_id = ANY($1::uuid[])`, ids)
+}
+
+// Heads is es.Store's.
+func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, error) {
+	types, ids := split(streams)
+	rows, err := s.pool.Query(ctx,
+		`SELECT w.n, h.version, h.snapshot, h.snapshot_version
+		 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(t, id, n)
+		 JOIN es_head h ON h.stream_id = w.id AND h.stream_type = w.t`, types, ids)
+	if err != nil {
+		return nil, Classify("read heads", err)
+	}
+	heads := make([]es.Head, len(streams))
+	var (
+		n int64
+		h es.Head
+	)
+	_, err = pgx.ForEachRow(rows, []any{&n, &h.Version, &h.Snapshot, &h.SnapshotVersion}, func() error {
+		heads[n-1] = h
+		h.Snapshot = nil // the next row gets an array of its own
+		return nil
+	})
+	return heads, Classify("read heads", err)
+}
+
+// ReadAll is es.Store's. It reads in pages, so that memory stays bounded and no transaction stays open.
+func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
+	return func(yield func(es.Event, error) bool) {
+		after := from.After
+		for {
+			events, err := s.query(ctx, "read all",
+				`SELECT position, recorded_at, payload FROM es_event
+				 WHERE position > $1 AND ($2 = '' OR stream_type = $2) AND recorded_at >= $3 ORDER BY position LIMIT $4`,
+				after, aggregateType, from.Since, readPage)
+			if err != nil {
+				yield(es.Event{}, err)
+				return
+			}
+			for _, e := range events {
+				if !yield(e, nil) {
+					return
+				}
+				after = e.Position
+			}
+			if len(events) < readPage {
+				return
+			}
+		}
+	}
+}
+
+func (s *Store) query(ctx context.Context, op, sql string, args ...any) ([]es.Event, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, Classify(op, err)
+	}
+	events, err := pgx.CollectRows(rows, scanEvent)
+	return events, Classify(op, err)
+}
+
+func scanEvent(row pgx.CollectableRow) (es.Event, error) {
+	var (
+		position int64
+		at       time.Time
+		payload  []byte
+	)
+	if err := row.Scan(&position, &at, &payload); err != nil {
+		return es.Event{}, err
+	}
+	e, err := es.Decode(payload)
+	e.Position, e.RecordedAt = position, at.UTC()
+	return e, err
+}
+
+func split(streams []es.Stream) (types, ids []string) {
+	types, ids = make([]string, len(streams)), make([]string, len(streams))
+	for i, st := range streams {
+		types[i], ids[i] = st.Type, st.ID
+	}
+	return types, ids
+}
+
+// Classify names the operation, and tells a definite no of the database from no answer: the latter is an
+// *es.UnavailableError. What a definite error refused was rolled back. Nil stays nil.
+func Classify(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch {
+		case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"):
+			// Shutting down, connection trouble, out of resources, deadlock: asking again can help.
+			return &es.UnavailableError{Op: op, Err: err}
+		}
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || pgconn.SafeToRetry(err) || isConnection(err) {
+		return &es.UnavailableError{Op: op, Err: err}
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}

@@ -1,0 +1,245 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestConsumerConfig(t *testing.T) {
+	if _, err := NewConsumer(ConsumerConfig{Config: Config{Brokers: []string{"x:1"}}}); err == nil {
+		t.Error("no group, no error")
+	}
+	c, err := NewConsumer(ConsumerConfig{Config: Config{Brokers: []string{"x:1"}}, Group: "g", Topics: []string{"t"},
+		Handle: func(context.Context, []Message) error { return nil }})
+	if err != nil || c.Ready() || len(c.Assigned()) != 0 {
+		t.Error(err)
+	}
+	_ = c.Close()
+	if err := c.Run(context.Background()); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// Members join and leave while 10,000 messages pass: each is handled at least
+// once, and in order for each key.
+func TestConsumersShareAndKeepOrder(t *testing.T) {
+	const partitions, keys, versions = 6, 100, 100
+	cfg, _ := testConfig(t)
+	topic, group := testTopic(t, cfg, partitions), unique(t)
+	p := testProducer(t, cfg)
+	l := newLedger(keys * versions)
+	handle := func(_ context.Context, batch []Message) error {
+		for _, m := range batch[1:] {
+			if m.Partition != batch[0].Partition {
+				t.Error("a batch of several partitions")
+			}
+		}
+		l.apply(batch)
+		return nil
+	}
+	publish := func(from, to int64) {
+		t.Helper()
+		for v := from; v <= to; v++ {
+			batch := make([]Message, keys)
+			for k := range batch {
+				batch[k] = versioned(topic, fmt.Sprint("key", k), v)
+			}
+			if n, err := p.Publish(testContext(t), batch); n != keys || err != nil {
+				t.Error(n, err)
+			}
+		}
+	}
+	held := func(c *Consumer) int { return len(c.Assigned()[topic]) }
+
+	publish(1, 25) // before anyone has joined
+	first := testConsumer(t, cfg, group, topic, handle)
+	eventually(t, "the first member holds all", func() bool { return first.Ready() && held(first) == partitions })
+	var wg sync.WaitGroup
+	wg.Go(func() { publish(26, 50) })
+	second := testConsumer(t, cfg, group, topic, handle)
+	eventually(t, "they share", func() bool { return held(first) == partitions/2 && held(second) == partitions/2 })
+	wg.Wait()
+	publish(51, 75)
+	if err := first.Close(); err != nil || first.Ready() {
+		t.Fatal(err)
+	}
+	publish(76, 100)
+	eventually(t, "the second member holds all", func() bool { return held(second) == partitions })
+	l.wait(t)
+}
+
+func TestMoreMembersThanPartitions(t *testing.T) {
+	cfg, _ := testConfig(t)
+	topic, group := testTopic(t, cfg, 1), unique(t)
+	handle := func(context.Context, []Message) error { return nil }
+	a, b := testConsumer(t, cfg, group, topic, handle), testConsumer(t, cfg, group, topic, handle)
+	eventually(t, "both are ready, one holds the partition", func() bool {
+		return a.Ready() && b.Ready() && len(a.Assigned()[topic])+len(b.Assigned()[topic]) == 1
+	})
+}
+
+func TestHandlerErrorIsRetried(t *testing.T) {
+	cfg, _ := testConfig(t)
+	topic := testTopic(t, cfg, 2)
+	const keys, versions = 10, 50
+	p := testProducer(t, cfg)
+	for v := range int64(versions) {
+		batch := make([]Message, keys)
+		for k := range batch {
+			batch[k] = versioned(topic, fmt.Sprint("key", k), v+1)
+		}
+		if _, err := p.Publish(testContext(t), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := newLedger(keys * versions)
+	var mu sync.Mutex
+	failed := map[int32]int64{} // partition → offset of the batch that just failed, +1
+	calls := map[int32]int{}
+	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error {
+		mu.Lock()
+		defer mu.Unlock()
+		part := batch[0].Partition
+		if at := failed[part]; at > 0 && at-1 != batch[0].Offset {
+			t.Errorf("partition %d: offset %d after a failure at %d", part, batch[0].Offset, at-1)
+		}
+		failed[part] = 0
+		if calls[part]++; calls[part]%4 != 0 && calls[part] < 8 {
+			failed[part] = batch[0].Offset + 1
+			l.apply(batch[:len(batch)/2]) // half done, then an error: handled again
+			return errors.New("not now")
+		}
+		l.apply(batch)
+		return nil
+	})
+	l.wait(t)
+	mu.Lock()
+	defer mu.Unlock()
+	if calls[0] < 4 || calls[1] < 4 {
+		t.Errorf("calls by partition: %v", calls)
+	}
+}
+
+// A restarted member goes on where the group was, and a batch under way when it
+// stopped is handled again.
+func TestConsumerResumes(t *testing.T) {
+	cfg, _ := testConfig(t)
+	topic, group := testTopic(t, cfg, 1), unique(t)
+	p := testProducer(t, cfg)
+	publish := func(v int64) {
+		if _, err := p.Publish(testContext(t), []Message{versioned(topic, "k", v)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1)
+	seen := make(chan int64, 10)
+	blocked := make(chan struct{})
+	first := testConsumer(t, cfg, group, topic, func(ctx context.Context, batch []Message) error {
+		if version(batch[0]) == 2 {
+			close(blocked)
+			<-ctx.Done() // stops only because the session ends
+			return ctx.Err()
+		}
+		seen <- version(batch[0])
+		return nil
+	})
+	if v := <-seen; v != 1 {
+		t.Fatal(v)
+	}
+	publish(2)
+	<-blocked
+	_ = first.Close()
+	testConsumer(t, cfg, group, topic, func(_ context.Context, batch []Message) error {
+		for _, m := range batch {
+			seen <- version(m)
+		}
+		return nil
+	})
+	if v := <-seen; v != 2 {
+		t.Fatalf("resumed at %d", v)
+	}
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), s)
+}
+
+// Messages that were deleted before the group read them are a loss to report,
+// again and again, and never to skip.
+func TestLostOffsetIsReportedNotSkipped(t *testing.T) {
+	cfg, _ := testConfig(t)
+	topic, group := testTopic(t, cfg, 1), unique(t)
+	p := testProducer(t, cfg)
+	batch := make([]Message, 10)
+	for i := range batch {
+		batch[i] = versioned(topic, "k", int64(i+1))
+	}
+	if _, err := p.Publish(testContext(t), batch[:2]); err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger(2)
+	c := testConsumer(t, cfg, group, topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
+	l.wait(t)
+	_ = c.Close() // commits offset 2
+	if _, err := p.Publish(testContext(t), batch[2:]); err != nil {
+		t.Fatal(err)
+	}
+	admin := testAdmin(t, cfg)
+	if err := admin.DeleteRecords(topic, map[int32]int64{0: 5}); err != nil {
+		t.Fatal(err)
+	}
+	log := &lines{}
+	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	var handled atomic.Int32
+	testConsumer(t, cfg, group, topic, func(context.Context, []Message) error { handled.Add(1); return nil })
+	eventually(t, "reported again and again", func() bool { return log.count("outside the range of offsets") >= 3 })
+	if n := handled.Load(); n != 0 {
+		t.Errorf("%d batches handled past the loss", n)
+	}
+}
+
+func TestLatency(t *testing.T) {
+	cfg, _ := testConfig(t)
+	topic := testTopic(t, cfg, 1)
+	p := testProducer(t, cfg)
+	got := make(chan struct{}, 1)
+	testConsumer(t, cfg, unique(t), topic, func(context.Context, []Message) error { got <- struct{}{}; return nil })
+	var took []time.Duration
+	for i := range 201 {
+		start := time.Now()
+		if _, err := p.Publish(testContext(t), []Message{versioned(topic, "k", int64(i))}); err != nil {
+			t.Fatal(err)
+		}
+		<-got
+		if i > 0 { // the first waits for the group
+			took = append(took, time.Since(start))
+		}
+	}
+	slices.Sort(took)
+	t.Logf("produce to consume: p50 %v, p99 %v, max %v", took[100], took[198], took[199])
+	if took[100] > 100*time.Millisecond { // 250 ms would mean that fetches wait for their timeout
+		t.Errorf("p50 %v", took[100])
+	}
+}

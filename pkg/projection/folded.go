@@ -1,0 +1,94 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"example.com/billing/pkg/es"
+)
+
+// Row is a read model's row: a stream's folded state.
+type Row[S any] struct {
+	ID      string
+	Version int64
+	State   S
+	Encoded []byte   // State as its snapshot
+	First   es.Event // for a new row: the stream's first event, whose metadata tells of its origin
+	New     bool
+}
+
+// Folded is a Model whose rows hold the state that a decider folds from the stream's events. Its table has the columns id
+// uuid, version bigint and state bytea, and whatever Write adds to filter by.
+type Folded[S, C any] struct {
+	Table   string
+	Decider *es.Decider[S, C] // with Snapshots
+	Write   func(ctx context.Context, tx pgx.Tx, rows []Row[S]) error
+}
+
+// Versions is Model's.
+func (f *Folded[S, C]) Versions(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]int64, error) {
+	roots, err := f.read(ctx, tx, streams)
+	versions := make(map[es.Stream]int64, len(roots))
+	for s, r := range roots {
+		versions[s] = r.Version
+	}
+	return versions, err
+}
+
+// Apply is Model's: each row is read, folded and written once, however many events it gets.
+func (f *Folded[S, C]) Apply(ctx context.Context, tx pgx.Tx, events []es.Event) error {
+	streams, byStream := group(events)
+	roots, err := f.read(ctx, tx, streams)
+	if err != nil {
+		return err
+	}
+	rows := make([]Row[S], 0, len(streams))
+	for _, s := range streams {
+		root, known := roots[s]
+		if !known {
+			root = f.Decider.New()
+		}
+		if err := f.Decider.Replay(&root, byStream[s]...); err != nil {
+			return err
+		}
+		b, err := f.Decider.Snapshots.Take(root.State)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", s, err)
+		}
+		rows = append(rows, Row[S]{ID: s.ID, Version: root.Version, State: root.State, Encoded: b, First: byStream[s][0], New: !known})
+	}
+	return f.Write(ctx, tx, rows)
+}
+
+// Scan reads a row of the columns id (as text), version and state.
+func (f *Folded[S, C]) Scan(row pgx.CollectableRow) (Row[S], error) {
+	var r Row[S]
+	if err := row.Scan(&r.ID, &r.Version, &r.Encoded); err != nil {
+		return r, err
+	}
+	var err error
+	r.State, err = f.Decider.Snapshots.Restore(r.Encoded)
+	return r, err
+}
+
+func (f *Folded[S, C]) read(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]es.Root[S], error) {
+	ids := make([]string, len(streams))
+	for i, s := range streams {
+		ids[i] = s.ID
+	}
+	rows, err := tx.Query(ctx, `SELECT id::text, version, state FROM `+f.Table+` WHERE id = ANY($1::uuid[]) FOR UPDATE`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Table, err)
+	}
+	found, err := pgx.CollectRows(rows, f.Scan)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Table, err)
+	}
+	roots := make(map[es.Stream]es.Root[S], len(found))
+	for _, r := range found {
+		roots[es.Stream{Type: f.Decider.Type, ID: r.ID}] = es.Root[S]{State: r.State, Version: r.Version}
+	}
+	return roots, nil
+}

@@ -1,0 +1,51 @@
+// Package run starts and stops a service: settings, logs, metrics, health, and parts that end in the reverse of the order
+// they began in.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Common are the settings of every service.
+type Common struct {
+	LogLevel    slog.Level `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
+	LogFormat   string     `name:"log-format" env:"BILLING_LOG_FORMAT" default:"json" enum:"json,text" help:"json or text, to standard error."`
+	MetricsAddr string     `name:"metrics-addr" env:"BILLING_METRICS_ADDR" help:"Where to serve Prometheus metrics over HTTP; empty = off."`
+	LogTo       io.Writer  `kong:"-"` // nil = standard error
+}
+
+// Logger makes the service's logger.
+func (c Common) Logger(service string) *slog.Logger {
+	o := &slog.HandlerOptions{Level: c.LogLevel}
+	out := c.LogTo
+	if out == nil {
+		out = os.Stderr
+	}
+	var h slog.Handler = slog.NewJSONHandler(out, o)
+	if c.LogFormat == "text" {
+		h = slog.NewTextHandler(out, o)
+	}
+	return slog.New(h).With("service", service)
+}
+
+// Main is a command's main function: it reads the settings into cfg from flags and environment, runs until SIGINT or
+// SIGTERM, and exits with 1 on an error.
+func Main[C any](name, description string, cfg *C, body func(ctx context.Context, cfg C) error) {
+	kong.Parse(cfg, kong.Name(name), kong.Description(description), kong.UsageOnError())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := body(ctx, *cfg); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has been called
+	}
+}

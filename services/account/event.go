@@ -1,0 +1,149 @@
+package account
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/shopspring/decimal"
+
+	"example.com/billing/pkg/es"
+)
+
+// Direction is which way money moves on an account.
+type Direction string
+
+// The directions.
+const (
+	Debit  Direction = "DEBIT"
+	Credit Direction = "CREDIT"
+)
+
+// Opposite is the other direction.
+func (d Direction) Opposite() Direction {
+	if d == Debit {
+		return Credit
+	}
+	return Debit
+}
+
+// signed is the amount as a change of the balance.
+func (d Direction) signed(amount decimal.Decimal) decimal.Decimal {
+	if d == Debit {
+		return amount.Neg()
+	}
+	return amount
+}
+
+// Amount is a decimal that keeps the digits it is written with: "50.00".
+type Amount decimal.Decimal
+
+// MarshalJSON writes the digits.
+func (a Amount) MarshalJSON() ([]byte, error) {
+	d := decimal.Decimal(a)
+	return []byte(`"` + d.StringFixed(max(-d.Exponent(), 0)) + `"`), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (a *Amount) UnmarshalJSON(b []byte) error { return (*decimal.Decimal)(a).UnmarshalJSON(b) }
+
+// ptr is the amount as an optional decimal.
+func (a *Amount) ptr() *decimal.Decimal { return (*decimal.Decimal)(a) }
+
+// amount gives d exactly scale digits.
+func amount(d decimal.Decimal, scale int32) Amount {
+	return Amount(decimal.NewFromBigInt(d.Shift(scale).BigInt(), -scale))
+}
+
+// Created: the account was opened.
+type Created struct {
+	OwnerID     string         `json:"ownerId"`
+	OwnerType   string         `json:"ownerType"`
+	AccountType Type           `json:"accountType"`
+	Currency    string         `json:"currency"`
+	Scale       int32          `json:"scale"`
+	MinBalance  *Amount        `json:"minBalance,omitempty"`
+	MaxBalance  *Amount        `json:"maxBalance,omitempty"`
+	Metadata    map[string]any `json:"metadata,omitempty"`
+	RequestHash string         `json:"requestHash"`
+}
+
+// EventType is AccountCreated.
+func (Created) EventType() string { return "AccountCreated" }
+
+// BalanceChanged: money moved on the account: the "done" of a step's register. Every one is balanced: what the account
+// gains, transit loses.
+type BalanceChanged struct {
+	PreviousBalance Amount    `json:"previousBalance"`
+	NewBalance      Amount    `json:"newBalance"`
+	ChangeAmount    Amount    `json:"changeAmount"` // above zero
+	ChangeType      Direction `json:"changeType"`
+	Reason          string    `json:"reason"`
+	Currency        string    `json:"currency"`
+	AccountType     Type      `json:"accountType"`
+	TransitChange   Amount    `json:"transitChange"`
+	SagaID          string    `json:"sagaId"`
+	Step            string    `json:"step"`
+}
+
+// EventType is BalanceChanged.
+func (BalanceChanged) EventType() string { return "BalanceChanged" }
+
+// PostingRefused: a rule said no to a step: the "refused" of its register.
+type PostingRefused struct {
+	ChangeAmount Amount    `json:"changeAmount"`
+	ChangeType   Direction `json:"changeType"`
+	Currency     string    `json:"currency"`
+	SagaID       string    `json:"sagaId"`
+	Step         string    `json:"step"`
+	ErrorReason  string    `json:"errorReason"`
+	ErrorMessage string    `json:"errorMessage"`
+}
+
+// EventType is PostingRefused.
+func (PostingRefused) EventType() string { return "PostingRefused" }
+
+// PostingCancelled: a step will never be done: the "cancelled" of its register.
+type PostingCancelled struct {
+	SagaID string `json:"sagaId"`
+	Step   string `json:"step"`
+}
+
+// EventType is PostingCancelled.
+func (PostingCancelled) EventType() string { return "PostingCancelled" }
+
+// StatusChanged: the account was suspended, re-activated or closed.
+type StatusChanged struct {
+	PreviousStatus Status `json:"previousStatus"`
+	NewStatus      Status `json:"newStatus"`
+	Reason         string `json:"reason"`
+}
+
+// EventType is AccountStatusChanged.
+func (StatusChanged) EventType() string { return "AccountStatusChanged" }
+
+func decode(eventType string, data json.RawMessage) (es.Fact, error) {
+	switch eventType {
+	case Created{}.EventType():
+		return decodeAs[Created](data)
+	case BalanceChanged{}.EventType():
+		return decodeAs[BalanceChanged](data)
+	case PostingRefused{}.EventType():
+		return decodeAs[PostingRefused](data)
+	case PostingCancelled{}.EventType():
+		return decodeAs[PostingCancelled](data)
+	case StatusChanged{}.EventType():
+		return decodeAs[StatusChanged](data)
+	}
+	return nil, fmt.Errorf("unknown event type %q", eventType)
+}
+
+func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {
+	var f F
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Decode reads an event's payload.
+func Decode(e es.Event) (es.Fact, error) { return decode(e.Type, e.Data) }

@@ -1,0 +1,107 @@
+// Package readmodel is the account service's read model: the list of accounts, folded from the published events.
+package readmodel
+
+import (
+	"context"
+	"embed"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/projection"
+	"example.com/billing/services/account"
+)
+
+// Migrations are the service's own tables; see package migrate.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// Accounts is the list of accounts. Safe for concurrent use.
+type Accounts struct {
+	pool  *pgxpool.Pool
+	model *projection.Folded[account.Account, account.Command]
+}
+
+// New returns the read model in a database that Migrations were applied to.
+func New(pool *pgxpool.Pool) *Accounts {
+	return &Accounts{pool: pool, model: &projection.Folded[account.Account, account.Command]{
+		Table: "account_view", Decider: account.Decider(), Write: write,
+	}}
+}
+
+// Projection feeds the read model; load reads a stream from the service's store.
+func (a *Accounts) Projection(load func(context.Context, es.Stream, int64) ([]es.Event, error)) *projection.Projection {
+	return projection.New(a.pool, a.model, load)
+}
+
+// Filter selects accounts. Empty fields select all.
+type Filter struct {
+	TenantID  string
+	OwnerID   string
+	OwnerType string
+	Before    Cursor
+	Limit     int
+}
+
+// Cursor is a place in the list, newest first.
+type Cursor struct {
+	CreatedAt time.Time `json:"t"`
+	ID        string    `json:"id"`
+}
+
+// Entry is an account and its id.
+type Entry struct {
+	ID      string
+	Account account.Account
+}
+
+// List returns accounts, newest first.
+func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
+	if f.Before.ID == "" {
+		f.Before = Cursor{CreatedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), ID: "ffffffff-ffff-ffff-ffff-ffffffffffff"}
+	}
+	rows, err := a.pool.Query(ctx, `SELECT id::text, version, state FROM account_view
+		WHERE tenant_id = $1 AND ($2 = '' OR owner_id = $2) AND ($3 = '' OR owner_type = $3) AND (created_at, id) < ($4, $5)
+		ORDER BY created_at DESC, id DESC LIMIT $6`, f.TenantID, f.OwnerID, f.OwnerType, f.Before.CreatedAt, f.Before.ID, f.Limit)
+	if err != nil {
+		return nil, espg.Classify("list accounts", err)
+	}
+	found, err := pgx.CollectRows(rows, a.model.Scan)
+	if err != nil {
+		return nil, espg.Classify("list accounts", err)
+	}
+	entries := make([]Entry, len(found))
+	for i, r := range found {
+		entries[i] = Entry{ID: r.ID, Account: r.State}
+	}
+	return entries, nil
+}
+
+func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account]) error {
+	var (
+		ids, tenants, owners, kinds []string
+		versions                    []int64
+		created                     []time.Time
+		states                      [][]byte
+	)
+	for _, r := range rows {
+		if !r.State.Exists() {
+			continue // a register on a stream that is no account
+		}
+		tenant, _ := r.First.Metadata["tenantId"].(string)
+		ids, tenants, owners, kinds = append(ids, r.ID), append(tenants, tenant), append(owners, r.State.OwnerID), append(kinds, r.State.OwnerType)
+		versions, created, states = append(versions, r.Version), append(created, r.State.CreatedAt), append(states, r.Encoded)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO account_view (id, version, tenant_id, owner_id, owner_type, created_at, state)
+		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::bytea[])
+		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state`,
+		ids, versions, tenants, owners, kinds, created, states)
+	if err != nil {
+		return espg.Classify("write account_view", err)
+	}
+	return nil
+}

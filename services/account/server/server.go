@@ -1,0 +1,70 @@
+// Package server puts the account service together: what runs, and on what.
+package server
+
+import (
+	"context"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/run"
+	"example.com/billing/services/account"
+	"example.com/billing/services/account/api"
+	"example.com/billing/services/account/books"
+	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/edge"
+)
+
+// Config is the service's settings.
+type Config struct {
+	Addr        string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
+	PostgresDSN string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	edge.KafkaSettings
+	run.Common
+}
+
+// Run runs the service until ctx ends.
+func Run(ctx context.Context, cfg Config) (err error) {
+	app := run.NewApp(ctx, cfg.Logger("account"))
+	defer func() {
+		if err != nil {
+			_ = app.Close() // the error that stopped the start matters more
+		}
+	}()
+	pool, err := app.Postgres(cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, readmodel.Migrations, "account_migration"); err != nil {
+		return err
+	}
+	store := espg.New(pool, espg.Options{Inline: books.Inline})
+	secret, err := store.Secret(app.Context())
+	if err != nil {
+		return err
+	}
+	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	if err != nil {
+		return err
+	}
+	app.OnStop("commands", executor.Close)
+
+	accounts := readmodel.New(pool)
+	var bus cqrs.EventBus
+	bus.OnProjection("accounts", account.AggregateType, accounts.Projection(store.Load).Handle)
+	checks, err := edge.Stream{
+		Service: "account", Aggregate: account.AggregateType, Kafka: cfg.KafkaSettings,
+		Pool: pool, Committed: store.Committed(), Bus: &bus,
+	}.Start(app)
+	if err != nil {
+		return err
+	}
+	server := api.New(executor, accounts, pool, secret)
+	return edge.Serve(app, edge.Serving{
+		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+	})
+}

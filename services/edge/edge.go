@@ -1,0 +1,93 @@
+// Package edge is what the edges of the services share: the catalogue of error reasons, the outbox API, where commands come
+// from, and the parts between a service's store and Kafka.
+package edge
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/rpc"
+	errorv1 "example.com/billing/proto/gen/go/billing/error/v1"
+)
+
+// Domain is the domain of the reasons, in google.rpc.ErrorInfo.
+const Domain = "billing"
+
+// TopicPrefix begins every topic and consumer group.
+const TopicPrefix = "billing"
+
+// Limits of what requests may carry.
+const (
+	KeyMax       = 128      // characters of an idempotency key
+	ReferenceMax = 256      // characters of a reference
+	MetadataMax  = 16 << 10 // bytes of metadata as JSON
+	PageSizeMax  = 200
+	PageSize     = 50
+	BatchMax     = 1000 // items in one internal call
+)
+
+// Catalog is the closed set of error reasons.
+func Catalog() (*rpc.Catalog, error) {
+	return rpc.NewCatalog(Domain, errorv1.Reason(0).Descriptor(), errorv1.E_Mapping)
+}
+
+// Origin is where a command comes from, by the request's caller.
+func Origin(ctx context.Context) cqrs.Origin {
+	c := rpc.CallerFrom(ctx)
+	return cqrs.Origin{CorrelationID: c.CorrelationID, TenantID: c.TenantID, Actor: c.Actor}
+}
+
+// IdempotencyKey is the request's key: from its body or from the metadata. Both given and unequal, too long, or missing
+// while required, is noted in v.
+func IdempotencyKey(ctx context.Context, v *rpc.Fields, inBody string, required bool) string {
+	header := rpc.CallerFrom(ctx).IdempotencyKey
+	key := inBody
+	switch {
+	case key == "":
+		key = header
+	case header != "" && header != key:
+		v.Add("idempotencyKey", "equal_to_header:Idempotency-Key", key)
+	}
+	if required {
+		v.Required("idempotencyKey", key)
+	}
+	v.MaxLen("idempotencyKey", key, KeyMax)
+	return key
+}
+
+// DeriveID makes a stream's id from a tenant and an idempotency key, by a keyed hash: the same key finds the same stream,
+// and nobody without the secret can tell the id.
+func DeriveID(secret []byte, kind, tenant, key string) string {
+	h := hmac.New(sha256.New, secret)
+	fmt.Fprintf(h, "%s\x00%s\x00%s", kind, tenant, key)
+	id := uuid.UUID(h.Sum(nil)[:16])
+	id[6] = id[6]&0x0f | 0x80 // version 8: made by us
+	id[8] = id[8]&0x3f | 0x80
+	return id.String()
+}
+
+// Metadata turns what a caller sent into a plain map, and back.
+func Metadata(s *structpb.Struct) map[string]any {
+	if s == nil {
+		return nil
+	}
+	return s.AsMap()
+}
+
+// Struct turns a plain map into what a caller gets.
+func Struct(m map[string]any) *structpb.Struct {
+	if m == nil {
+		return nil
+	}
+	s, err := structpb.NewStruct(m)
+	if err != nil {
+		return nil // not reachable: it came from JSON
+	}
+	return s
+}

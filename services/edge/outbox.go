@@ -1,0 +1,45 @@
+package edge
+
+import (
+	"context"
+	"math"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"example.com/billing/pkg/outbox"
+	"example.com/billing/pkg/rpc"
+	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+)
+
+// OutboxServer is a service's billing.outbox.v1.OutboxService.
+type OutboxServer struct {
+	outboxv1.UnimplementedOutboxServiceServer
+	Service string // account, transaction or saga
+	Pool    *pgxpool.Pool
+}
+
+// GetOutboxStats counts the service's events by delivery status.
+func (s *OutboxServer) GetOutboxStats(ctx context.Context, req *outboxv1.GetOutboxStatsRequest) (*outboxv1.GetOutboxStatsResponse, error) {
+	if name := req.GetService(); name != "" && name != s.Service {
+		return nil, rpc.Fail("SERVICE_NOT_FOUND", "This is service %s, not %s.", s.Service, name)
+	}
+	st, err := outbox.ReadStats(ctx, s.Pool)
+	if err != nil {
+		return nil, err
+	}
+	res := &outboxv1.GetOutboxStatsResponse{
+		Service: s.Service, Pending: count(st.Pending), Delivered: count(st.Delivered), Failed: count(st.Failed), Retries: count(st.Retries),
+		OldestPendingMs: count(st.OldestPending.Milliseconds()),
+	}
+	if st.LastError != "" {
+		res.LastError = &st.LastError
+	}
+	if !st.ProcessedAt.IsZero() {
+		res.ProcessedAt = timestamppb.New(st.ProcessedAt)
+	}
+	return res, nil
+}
+
+// count fits a count into the API's int32, which JSON shows as a number.
+func count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here

@@ -1,0 +1,42 @@
+package edge
+
+import (
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc"
+
+	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
+	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+)
+
+// Serving is what a service shows to the network.
+type Serving struct {
+	Service     string // account, transaction or saga
+	Addr        string
+	MetricsAddr string
+	Pool        *pgxpool.Pool
+	Checks      map[string]run.Check
+	Register    func(grpc.ServiceRegistrar)
+}
+
+// Serve serves the service's API, outbox stats, health and metrics until the app has to stop, and stops it.
+func Serve(app *run.App, s Serving) error {
+	catalog, err := Catalog()
+	if err != nil {
+		return err
+	}
+	server, err := rpc.NewServer(rpc.ServerConfig{Log: app.Log, Catalog: catalog, Metrics: app.Metrics})
+	if err != nil {
+		return err
+	}
+	s.Register(server)
+	outboxv1.RegisterOutboxServiceServer(server, &OutboxServer{Service: s.Service, Pool: s.Pool})
+	if err := app.ServeMetrics(s.MetricsAddr); err != nil {
+		return err
+	}
+	app.Watch(server.Health, s.Checks)
+	if err := app.Serve(s.Addr, server.Server, server.Health); err != nil {
+		return err
+	}
+	return app.Wait()
+}

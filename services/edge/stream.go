@@ -1,0 +1,119 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/outbox"
+	"example.com/billing/pkg/run"
+)
+
+// KafkaSettings are the settings of a service that talks to Kafka.
+type KafkaSettings struct {
+	Brokers     []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" required:"" help:"Kafka brokers, host:port, comma separated."`
+	Partitions  int32    `name:"kafka-partitions" env:"BILLING_KAFKA_PARTITIONS" default:"6" help:"Partitions of each topic. Never changes once the topics exist."`
+	Replication int16    `name:"kafka-replication" env:"BILLING_KAFKA_REPLICATION" default:"-1" help:"Replicas of each topic; -1 = the broker's default."`
+}
+
+// Stream is what stands between a service's store and Kafka: its topics, its relay, its consumers.
+type Stream struct {
+	Service   string   // account, transaction or saga
+	Aggregate string   // type of aggregate the service owns
+	Sources   []string // types of aggregates it listens to
+	Kafka     KafkaSettings
+	Pool      *pgxpool.Pool
+	Committed <-chan struct{}
+	Bus       *cqrs.EventBus
+}
+
+// Start runs the stream's parts in the background; a Kafka that is not there yet is waited for, and the service accepts
+// commands meanwhile. The checks it returns tell when everything works.
+func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
+	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-" + s.Service, Log: app.Log}
+	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service)
+	if err != nil {
+		return nil, err
+	}
+	producer, err := kafka.NewProducer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	app.OnStop("kafka producer", func(context.Context) error { return producer.Close() })
+	client, err := kafka.Dial(cfg)
+	if err != nil {
+		return nil, err
+	}
+	app.OnStop("kafka client", func(context.Context) error { return client.Close() })
+	relay := outbox.NewRelay(outbox.Config{
+		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: s.Committed, Log: app.Log,
+	})
+	if err := s.measure(app); err != nil {
+		return nil, err
+	}
+	app.Go("kafka", func(ctx context.Context) error {
+		err := app.Retry(ctx, "set up Kafka topics", func(ctx context.Context) error { return kafka.EnsureTopics(ctx, cfg, s.topics()...) })
+		if err != nil {
+			return nil //nolint:nilerr // only the end of the service ends the retries
+		}
+		var g errgroup.Group
+		g.Go(func() error { return relay.Run(ctx) })
+		for _, c := range consumers {
+			g.Go(func() error { return c.Run(ctx) })
+		}
+		return g.Wait()
+	})
+	return map[string]run.Check{
+		"postgres": s.Pool.Ping,
+		"kafka":    client.Healthy,
+		"consumers": func(context.Context) error {
+			for _, c := range consumers {
+				if !c.Ready() {
+					return errors.New("a consumer has no place in its group yet")
+				}
+			}
+			return nil
+		},
+	}, nil
+}
+
+func (s Stream) topics() []kafka.Topic {
+	var topics []kafka.Topic
+	for _, source := range append([]string{s.Aggregate}, s.Sources...) {
+		topics = append(topics, kafka.Topic{Name: outbox.Topic(TopicPrefix, source), Partitions: s.Kafka.Partitions, Replication: s.Kafka.Replication})
+	}
+	return topics
+}
+
+// measure publishes the outbox's stats as metrics.
+func (s Stream) measure(app *run.App) error {
+	read := func(of func(outbox.Stats) float64) func() float64 {
+		return func() float64 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			st, err := outbox.ReadStats(ctx, s.Pool)
+			if err != nil {
+				return -1
+			}
+			return of(st)
+		}
+	}
+	for name, f := range map[string]func(outbox.Stats) float64{
+		"outbox_pending_events":         func(st outbox.Stats) float64 { return float64(st.Pending) },
+		"outbox_oldest_pending_seconds": func(st outbox.Stats) float64 { return st.OldestPending.Seconds() },
+	} {
+		help := strings.ReplaceAll(name, "_", " ") + "; -1 = not known"
+		if err := app.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read(f))); err != nil {
+			return fmt.Errorf("register %s: %w", name, err)
+		}
+	}
+	return nil
+}

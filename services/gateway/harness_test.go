@@ -1,0 +1,221 @@
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"example.com/billing/pkg/rpc"
+	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	errorv1 "example.com/billing/proto/gen/go/billing/error/v1"
+	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
+	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"example.com/billing/services/gateway"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/test/bufconn"
+)
+
+// backend plays the three services. What a test sets decides the answers; the last caller and request are kept.
+type backend struct {
+	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedBooksServiceServer
+	transactionv1.UnimplementedTransactionServiceServer
+	sagav1.UnimplementedSagaServiceServer
+
+	err         error // answered to everything, unless nil
+	replayed    bool
+	account     *accountv1.Account
+	transaction *transactionv1.Transaction
+	sagas       []*sagav1.Saga
+	next        string
+
+	called   int
+	caller   rpc.Caller
+	deadline bool
+	request  any
+	servers  map[string]*rpc.Server
+}
+
+// outboxOf plays one service's own outbox.
+type outboxOf struct {
+	outboxv1.UnimplementedOutboxServiceServer
+	name string
+	*backend
+}
+
+func (b *backend) saw(ctx context.Context, request any) error {
+	b.called++
+	b.caller = rpc.CallerFrom(ctx)
+	_, b.deadline = ctx.Deadline()
+	b.request = request
+	if b.replayed {
+		_ = grpc.SetHeader(ctx, metadata.Pairs("idempotency-replayed", "true", "x-internal", "secret"))
+	}
+	return b.err
+}
+
+func (b *backend) CreateAccount(ctx context.Context, r *accountv1.CreateAccountRequest) (*accountv1.CreateAccountResponse, error) {
+	return &accountv1.CreateAccountResponse{Account: b.account}, b.saw(ctx, r)
+}
+
+func (b *backend) GetAccount(ctx context.Context, r *accountv1.GetAccountRequest) (*accountv1.GetAccountResponse, error) {
+	return &accountv1.GetAccountResponse{Account: b.account}, b.saw(ctx, r)
+}
+
+func (b *backend) ListAccounts(ctx context.Context, r *accountv1.ListAccountsRequest) (*accountv1.ListAccountsResponse, error) {
+	return &accountv1.ListAccountsResponse{}, b.saw(ctx, r)
+}
+
+func (b *backend) ChangeAccountStatus(ctx context.Context, r *accountv1.ChangeAccountStatusRequest) (*accountv1.ChangeAccountStatusResponse, error) {
+	return &accountv1.ChangeAccountStatusResponse{Account: b.account}, b.saw(ctx, r)
+}
+
+func (b *backend) GetBooks(ctx context.Context, r *accountv1.GetBooksRequest) (*accountv1.GetBooksResponse, error) {
+	return &accountv1.GetBooksResponse{}, b.saw(ctx, r)
+}
+
+func (b *backend) Topup(ctx context.Context, r *transactionv1.TopupRequest) (*transactionv1.TopupResponse, error) {
+	return &transactionv1.TopupResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) Withdraw(ctx context.Context, r *transactionv1.WithdrawRequest) (*transactionv1.WithdrawResponse, error) {
+	return &transactionv1.WithdrawResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) Transfer(ctx context.Context, r *transactionv1.TransferRequest) (*transactionv1.TransferResponse, error) {
+	return &transactionv1.TransferResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) GetSaga(ctx context.Context, r *sagav1.GetSagaRequest) (*sagav1.GetSagaResponse, error) {
+	return &sagav1.GetSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
+func (b *backend) ListSagas(ctx context.Context, r *sagav1.ListSagasRequest) (*sagav1.ListSagasResponse, error) {
+	return &sagav1.ListSagasResponse{Sagas: b.sagas, NextPageToken: b.next}, b.saw(ctx, r)
+}
+
+func (o *outboxOf) GetOutboxStats(ctx context.Context, r *outboxv1.GetOutboxStatsRequest) (*outboxv1.GetOutboxStatsResponse, error) {
+	return &outboxv1.GetOutboxStatsResponse{Service: o.name, Pending: 3}, o.saw(ctx, r)
+}
+
+func catalog(t *testing.T) *rpc.Catalog {
+	t.Helper()
+	c, err := rpc.NewCatalog("billing", errorv1.Reason(0).Descriptor(), errorv1.E_Mapping)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// start runs the gateway in front of the backend and returns its address.
+func start(t *testing.T, b *backend) string {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	reasons := catalog(t)
+	b.servers = map[string]*rpc.Server{}
+	conns := map[string]*grpc.ClientConn{}
+	for _, name := range []string{"account", "transaction", "saga"} {
+		server, err := rpc.NewServer(rpc.ServerConfig{Log: log, Catalog: reasons})
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch name {
+		case "account":
+			accountv1.RegisterAccountServiceServer(server, b)
+			accountv1.RegisterBooksServiceServer(server, b)
+		case "transaction":
+			transactionv1.RegisterTransactionServiceServer(server, b)
+		case "saga":
+			sagav1.RegisterSagaServiceServer(server, b)
+		}
+		outboxv1.RegisterOutboxServiceServer(server, &outboxOf{name: name, backend: b})
+		listener := bufconn.Listen(1 << 20)
+		go func() { _ = server.Serve(listener) }()
+		t.Cleanup(server.Stop)
+		b.servers[name] = server
+		conns[name], err = rpc.Dial("passthrough:///"+name, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return listener.DialContext(ctx)
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conns[name].Close() })
+	}
+	handler, err := gateway.New(gateway.Config{
+		Account: conns["account"], Transaction: conns["transaction"], Saga: conns["saga"], Catalog: reasons, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// ask sends one request; pairs are headers, of which "-Name" takes one away.
+func ask(t *testing.T, method, url, body string, pairs ...string) answer {
+	t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	return askReader(t, method, url, reader, pairs...)
+}
+
+func askReader(t *testing.T, method, url string, body io.Reader, pairs ...string) answer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if name, ok := strings.CutPrefix(pairs[i], "-"); ok {
+			r.Header.Del(name)
+		} else {
+			r.Header.Add(pairs[i], pairs[i+1])
+		}
+	}
+	w, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.Body.Close() }()
+	raw, err := io.ReadAll(w.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{w.StatusCode, w.Header, string(raw)}
+}
+
+// problemIn reads the problem document and checks what holds for every one.
+func problemIn(t *testing.T, a answer) gateway.Problem {
+	t.Helper()
+	var p gateway.Problem
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
+		t.Fatalf("%d %s: %v", a.status, a.body, err)
+	}
+	kebab := strings.ReplaceAll(strings.ToLower(p.Reason), "_", "-")
+	if a.header.Get("Content-Type") != "application/problem+json" || p.Status != a.status || p.Type != "urn:billing:problem:"+kebab ||
+		p.Title == "" || p.Detail == "" || p.CorrelationID == "" || p.CorrelationID != a.header.Get("X-Correlation-ID") {
+		t.Errorf("not a whole problem: %d %v %s", a.status, a.header, a.body)
+	}
+	return p
+}

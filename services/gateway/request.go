@@ -1,0 +1,192 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"example.com/billing/pkg/rpc"
+)
+
+const (
+	drainBytesMax     = 16 << 20
+	drainTimeout      = 5 * time.Second
+	idempotencyKeyMax = 128
+)
+
+// prepare checks everything about a request that the contracts' JSON does not, and returns it as the mux shall see it, with how
+// long the caller wants to wait.
+func (g *gateway) prepare(r *http.Request, found *route, op *operation) (*http.Request, time.Duration, *rpc.Error) {
+	if op.query == nil {
+		return r, 0, nil
+	}
+	caller := rpc.CallerFrom(r.Context())
+	var v rpc.Fields
+	if !utf8.ValidString(r.URL.Path) {
+		v.Add("path", "utf8", r.URL.Path)
+	}
+	query := checkQuery(&v, r.URL.RawQuery, op.query)
+	var wait time.Duration
+	if op.waits && query.Has("wait") {
+		wait = checkWait(&v, query.Get("wait"), &caller)
+		query.Del("wait")
+	}
+	if op.body {
+		caller.IdempotencyKey = checkIdempotencyKey(&v, r.Header.Values("Idempotency-Key"))
+		if failure := checkMediaType(r.Header); failure != nil {
+			return nil, 0, failure
+		}
+	}
+	if err := v.Err(); err != nil {
+		return nil, 0, rpc.ErrorOf(err)
+	}
+	out := r.Clone(rpc.WithCaller(r.Context(), caller))
+	if out.Method == http.MethodHead {
+		out.Method = http.MethodGet
+	}
+	out.URL.RawQuery = query.Encode()
+	// These two have a meaning for grpc-gateway's runtime that the API does not promise.
+	out.Header.Del("Grpc-Timeout")
+	out.Header.Del("Te")
+	out.Body = http.NoBody
+	if op.body {
+		content, failure := readBody(r, found)
+		if failure != nil {
+			return nil, 0, failure
+		}
+		out.Body = content
+	}
+	return out, wait, nil
+}
+
+// checkQuery wants known parameters, each once, numbers where numbers belong.
+func checkQuery(v *rpc.Fields, raw string, known map[string]string) url.Values {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		v.Add("query", "url_encoding", raw)
+		return query
+	}
+	names := make([]string, 0, len(query))
+	for name := range query {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		kind, ok := known[name]
+		value := query.Get(name)
+		switch {
+		case !ok:
+			v.Add(name, "unknown", value)
+		case len(query[name]) > 1:
+			v.Add(name, "once", strings.Join(query[name], ","))
+		case !utf8.ValidString(value):
+			v.Add(name, "utf8", value)
+		case kind == "integer":
+			if _, err := strconv.ParseInt(value, 10, 32); err != nil {
+				v.Add(name, "integer", value)
+			}
+		}
+	}
+	return query
+}
+
+func checkWait(v *rpc.Fields, value string, caller *rpc.Caller) time.Duration {
+	caller.Wait = value
+	wait, err := caller.WaitFor(waitMax)
+	if value == "" {
+		v.Add("wait", "duration", "")
+	}
+	if err != nil {
+		for _, violation := range rpc.ErrorOf(err).Violations {
+			v.Add(violation.Field, violation.Rule, violation.Value)
+		}
+	}
+	return wait
+}
+
+// checkIdempotencyKey refuses what could not travel on as it is: a key that got lost on the way would be no key at all.
+func checkIdempotencyKey(v *rpc.Fields, values []string) string {
+	switch {
+	case len(values) == 0:
+		return ""
+	case len(values) > 1:
+		v.Add("idempotencyKey", "once", strings.Join(values, ","))
+	case len(values[0]) > idempotencyKeyMax:
+		v.Add("idempotencyKey", "max_length:"+strconv.Itoa(idempotencyKeyMax), values[0])
+	case values[0] == "" || strings.ContainsFunc(values[0], func(r rune) bool { return r < ' ' || r > '~' }):
+		v.Add("idempotencyKey", "printable_ascii", values[0])
+	}
+	return values[0]
+}
+
+func checkMediaType(h http.Header) *rpc.Error {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return rpc.Fail(reasonMediaType, "The body must be plain application/json, not in Content-Encoding %s.", shorten(encoding))
+	}
+	values := h.Values("Content-Type")
+	if len(values) == 0 {
+		return nil
+	}
+	media, params, err := mime.ParseMediaType(values[0])
+	charset := params["charset"]
+	if len(values) > 1 || err != nil || media != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return rpc.Fail(reasonMediaType, "The body must be application/json, not %s.", shorten(strings.Join(values, ", ")))
+	}
+	return nil
+}
+
+// content is a body that was read and looked over: one JSON object within the limits. The marshaler leaves in it why the object
+// does not fit the message, because the generated handlers keep only an error's text.
+type content struct {
+	*bytes.Reader
+	raw     []byte
+	taken   []string   // fields that come from elsewhere: the path's parameters, and wait
+	failure *rpc.Error // why it does not fit the message
+}
+
+// Close does nothing: the connection's own body is net/http's.
+func (c *content) Close() error { return nil }
+
+func readBody(r *http.Request, found *route) (*content, *rpc.Error) {
+	if r.ContentLength > bodyBytesMax {
+		return nil, tooLarge()
+	}
+	raw, err := io.ReadAll(io.LimitReader(r.Body, bodyBytesMax+1))
+	if err != nil {
+		return nil, rpc.Fail(rpc.ReasonInvalidArgument, "The body could not be read to its end.").Because(err)
+	}
+	if len(raw) > bodyBytesMax {
+		return nil, tooLarge()
+	}
+	if failure := checkJSON(raw); failure != nil {
+		return nil, failure
+	}
+	return &content{Reader: bytes.NewReader(raw), raw: raw, taken: append(found.params(), "wait")}, nil
+}
+
+func tooLarge() *rpc.Error {
+	return rpc.Fail(reasonBodyTooLarge, "The body is larger than %d bytes.", bodyBytesMax)
+}
+
+// drain reads on, for a while, so that a client still sending gets to read the answer. One that asked first (Expect:
+// 100-continue) has not begun.
+func drain(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(drainTimeout)) // where it cannot be set, the bytes are the limit
+	if _, err := io.CopyN(io.Discard, r.Body, drainBytesMax); !errors.Is(err, io.EOF) {
+		w.Header().Set("Connection", "close")
+		return
+	}
+	_ = control.SetReadDeadline(time.Time{})
+}

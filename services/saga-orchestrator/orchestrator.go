@@ -1,0 +1,108 @@
+// Package orchestrator is the saga orchestrator's domain: which sagas there are, one a file, and the event that tells of a
+// saga's end. It is pure: no clock, no random source, no network.
+package orchestrator
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/saga"
+)
+
+// AggregateType is the type of saga streams; TransactionType the one whose events start sagas.
+const (
+	AggregateType   = "Saga"
+	TransactionType = "Transaction"
+)
+
+// The actions that sagas are made of.
+const (
+	DebitSource           = "debit_source"
+	CreditDestination     = "credit_destination"
+	CompleteTransaction   = "complete_transaction"
+	CreditSourceRollback  = "credit_source_rollback"
+	FailTransaction       = "fail_transaction"
+	CompensateTransaction = "compensate_transaction"
+)
+
+// Definitions lists every saga, in every version that may still be running.
+func Definitions() []saga.Definition {
+	return []saga.Definition{transfer(), topup(), withdrawal()}
+}
+
+// moneySteps move money from one account to another: the debit can be undone; the credit is the point of no return; after
+// it there is only forward.
+func moneySteps() []saga.Step {
+	return []saga.Step{
+		{Name: DebitSource, Kind: saga.Compensatable, Compensation: CreditSourceRollback},
+		{Name: CreditDestination, Kind: saga.Pivot},
+		{Name: CompleteTransaction, Kind: saga.Retriable},
+	}
+}
+
+// Input is what the sagas need of their trigger: the data of TransferRequested and its like.
+type Input struct {
+	SourceID      string `json:"sourceAccountId"`
+	DestinationID string `json:"destinationAccountId"`
+	Amount        string `json:"amount"`
+	Currency      string `json:"currency"`
+}
+
+// ReadInput reads a trigger's data.
+func ReadInput(data json.RawMessage) (Input, error) {
+	var in Input
+	if err := json.Unmarshal(data, &in); err != nil {
+		return in, fmt.Errorf("read saga input: %w", err)
+	}
+	return in, nil
+}
+
+// endedTypes name the events of ended sagas.
+var endedTypes = map[saga.Status]string{
+	saga.Completed: "SagaCompleted", saga.Failed: "SagaFailed", saga.Compensated: "SagaCompensated",
+}
+
+// endedData is the payload of an ended saga's event.
+type endedData struct {
+	SagaType     string                     `json:"sagaType"`
+	Steps        []string                   `json:"steps"`
+	CurrentStep  int                        `json:"currentStep"`
+	Results      map[string]json.RawMessage `json:"results"`
+	ErrorReason  string                     `json:"errorReason,omitempty"`
+	ErrorMessage string                     `json:"errorMessage,omitempty"`
+	Actions      []action                   `json:"compensationActions,omitempty"`
+}
+
+type action struct {
+	Action    string          `json:"action"`
+	Result    json.RawMessage `json:"result,omitempty"`
+	Timestamp string          `json:"timestamp"`
+}
+
+// EndedEvent is the one event of a saga's stream: how it ended.
+func EndedEvent(s saga.State) (es.Event, error) {
+	name, ok := endedTypes[s.Status]
+	if !ok {
+		return es.Event{}, fmt.Errorf("a saga in status %s has not ended", s.Status)
+	}
+	d := endedData{
+		SagaType: s.SagaType, Steps: s.Steps, CurrentStep: s.CurrentStep, Results: s.Results,
+		ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage,
+	}
+	if d.Results == nil {
+		d.Results = map[string]json.RawMessage{}
+	}
+	for _, a := range s.Actions {
+		d.Actions = append(d.Actions, action{Action: a.Action, Result: a.Result, Timestamp: a.Timestamp.UTC().Format(es.TimeFormat)})
+	}
+	data, err := es.Marshal(d)
+	if err != nil {
+		return es.Event{}, fmt.Errorf("encode %s: %w", name, err)
+	}
+	stream := es.Stream{Type: AggregateType, ID: s.SagaID}
+	return es.Event{
+		ID: es.EventID(stream, "ended", 0), Type: name, Stream: stream, Version: 1, At: s.UpdatedAt,
+		CorrelationID: s.CorrelationID, CausationID: s.CausedBy, Metadata: s.Metadata, Data: data,
+	}, nil
+}

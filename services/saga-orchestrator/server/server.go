@@ -1,0 +1,105 @@
+// Package server puts the saga orchestrator together: what runs, and on what.
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
+	"example.com/billing/pkg/saga"
+	sagapg "example.com/billing/pkg/saga/postgres"
+	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"example.com/billing/services/edge"
+	orchestrator "example.com/billing/services/saga-orchestrator"
+	"example.com/billing/services/saga-orchestrator/api"
+	"example.com/billing/services/saga-orchestrator/clients"
+)
+
+// Config is the service's settings.
+type Config struct {
+	Addr              string `name:"addr" env:"BILLING_SAGA_ADDR" default:"127.0.0.1:9103" help:"Where to serve gRPC."`
+	PostgresDSN       string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	AccountTarget     string `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
+	TransactionTarget string `name:"transaction-target" env:"BILLING_TRANSACTION_TARGET" default:"127.0.0.1:9102" help:"The transaction service, as a gRPC target."`
+	edge.KafkaSettings
+	run.Common
+}
+
+// Run runs the service until ctx ends.
+func Run(ctx context.Context, cfg Config) (err error) {
+	app := run.NewApp(ctx, cfg.Logger("saga"))
+	defer func() {
+		if err != nil {
+			_ = app.Close() // the error that stopped the start matters more
+		}
+	}()
+	pool, err := app.Postgres(cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, sagapg.Migrations, sagapg.MigrationsTable); err != nil {
+		return err
+	}
+	events := espg.New(pool, espg.Options{})
+	store := sagapg.New(pool, events, orchestrator.EndedEvent)
+	accountConn, err := rpc.Dial(cfg.AccountTarget)
+	if err != nil {
+		return err
+	}
+	app.OnStop("account connection", func(context.Context) error { return accountConn.Close() })
+	transactionConn, err := rpc.Dial(cfg.TransactionTarget)
+	if err != nil {
+		return err
+	}
+	app.OnStop("transaction connection", func(context.Context) error { return transactionConn.Close() })
+	services := clients.New(accountConn, transactionConn)
+	app.OnStop("requests to the services", services.Close)
+
+	registry, err := saga.NewRegistry(orchestrator.Definitions()...)
+	if err != nil {
+		return err
+	}
+	ended := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "saga_ended_total", Help: "Sagas that ended, by type and status."}, []string{"type", "status"})
+	engine, err := saga.NewEngine(saga.Config{
+		Registry: registry, Actions: services.Actions(), Store: store, Log: app.Log,
+		OnEnd: func(s saga.State) { ended.WithLabelValues(s.SagaType, string(s.Status)).Inc() },
+	})
+	if err != nil {
+		return err
+	}
+	active := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "saga_active", Help: "Sagas being worked on by this process."}, func() float64 { return float64(engine.Active()) })
+	for _, c := range []prometheus.Collector{ended, active} {
+		if err := app.Metrics.Register(c); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
+	app.OnStop("sagas", engine.Stop)
+	app.Go("saga recovery", engine.Run)
+
+	var bus cqrs.EventBus
+	bus.OnSaga("sagas", orchestrator.TransactionType, registry.Triggers(), func(ctx context.Context, events []es.Event) error {
+		_, err := engine.Start(ctx, api.Triggers(events))
+		return err
+	})
+	checks, err := edge.Stream{
+		Service: "saga", Aggregate: orchestrator.AggregateType, Sources: []string{orchestrator.TransactionType}, Kafka: cfg.KafkaSettings,
+		Pool: pool, Committed: events.Committed(), Bus: &bus,
+	}.Start(app)
+	if err != nil {
+		return err
+	}
+	server := api.New(engine, store, registry, transactionv1.NewTransactionServiceClient(transactionConn))
+	return edge.Serve(app, edge.Serving{
+		Service: "saga", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+	})
+}

@@ -1,0 +1,11 @@
+package orchestrator
+
+import "example.com/billing/pkg/saga"
+
+// transfer moves money between two accounts, neither EXTERNAL.
+func transfer() saga.Definition {
+	return saga.Definition{
+		Name: "transfer", Version: 1, Trigger: "TransferRequested", Steps: moneySteps(),
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+	}
+}

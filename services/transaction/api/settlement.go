@@ -1,0 +1,86 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/rpc"
+	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"example.com/billing/services/edge"
+	"example.com/billing/services/transaction"
+)
+
+// ends maps the API's settlements to the domain's.
+var ends = map[transactionv1.SettlementKind]transaction.Status{
+	transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE:   transaction.Completed,
+	transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL:       transaction.Failed,
+	transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE: transaction.Compensated,
+}
+
+// Settle ends many sagas' transactions. Each settlement stands alone.
+func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (*transactionv1.SettleResponse, error) {
+	settlements := req.GetSettlements()
+	if len(settlements) == 0 || len(settlements) > edge.BatchMax {
+		return nil, rpc.Invalid(rpc.Violation{Field: "settlements", Rule: "items:1..1000"})
+	}
+	results := make([]*transactionv1.SettlementResult, len(settlements))
+	var (
+		cmds []es.Command[transaction.Command]
+		at   []int // index of each command's settlement
+	)
+	for i, x := range settlements {
+		cmd, err := settleCommand(x)
+		if err != nil {
+			results[i] = undecided(err)
+			continue
+		}
+		cmds, at = append(cmds, cmd), append(at, i)
+	}
+	for j, out := range s.executor.ExecuteAll(ctx, cmds) {
+		if out.Err != nil {
+			results[at[j]] = undecided(out.Err)
+			continue
+		}
+		t := out.Value.State
+		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two events
+		if t.Ended() {
+			s.waiters.ended(cmds[j].StreamID)
+		}
+	}
+	return &transactionv1.SettleResponse{Results: results}, nil
+}
+
+func settleCommand(x *transactionv1.Settlement) (es.Command[transaction.Command], error) {
+	var v rpc.Fields
+	id := v.UUID("transactionId", x.GetTransactionId())
+	v.Required("step", x.GetStep())
+	status, ok := ends[x.GetKind()]
+	if !ok {
+		v.Add("kind", "one_of:COMPLETE,FAIL,COMPENSATE", x.GetKind().String())
+	}
+	c := cqrs.New(transaction.Settle{Status: status, SagaID: id, ErrorReason: x.GetErrorReason(), ErrorMessage: x.GetErrorMessage()},
+		cqrs.Origin{CorrelationID: x.GetCorrelationId(), TenantID: x.GetTenantId(), Actor: x.GetActor()})
+	md := c.Metadata()
+	md["sagaId"], md["step"] = id, x.GetStep()
+	if x.GetCausedBy() != "" {
+		md["causedBy"] = x.GetCausedBy()
+	}
+	return es.Command[transaction.Command]{
+		ID: c.ID, StreamID: id, Key: id + "/" + x.GetStep(), At: c.At, CorrelationID: c.CorrelationID, Metadata: md, Body: c.Body,
+	}, v.Err()
+}
+
+// undecided says why a settlement was not made: to be asked again, unless a rule or the request itself is the reason.
+func undecided(err error) *transactionv1.SettlementResult {
+	res := &transactionv1.SettlementResult{ErrorReason: "UNAVAILABLE", ErrorMessage: err.Error()}
+	var own *rpc.Error
+	if errors.As(err, &own) {
+		res.ErrorReason = own.Reason
+	}
+	if r := es.RefusalOf(err); r != nil {
+		res.ErrorReason, res.ErrorMessage = r.Reason, r.Message
+	}
+	return res
+}

@@ -1,0 +1,90 @@
+// Package server puts the transaction service together: what runs, and on what.
+package server
+
+import (
+	"context"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
+	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
+	"example.com/billing/services/edge"
+	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/api"
+	"example.com/billing/services/transaction/clients"
+	"example.com/billing/services/transaction/readmodel"
+	"example.com/billing/services/transaction/sweep"
+)
+
+// Config is the service's settings.
+type Config struct {
+	Addr          string `name:"addr" env:"BILLING_TRANSACTION_ADDR" default:"127.0.0.1:9102" help:"Where to serve gRPC."`
+	PostgresDSN   string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	AccountTarget string `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
+	SagaTarget    string `name:"saga-target" env:"BILLING_SAGA_TARGET" default:"127.0.0.1:9103" help:"The saga orchestrator, as a gRPC target."`
+	edge.KafkaSettings
+	run.Common
+}
+
+// Run runs the service until ctx ends.
+func Run(ctx context.Context, cfg Config) (err error) {
+	app := run.NewApp(ctx, cfg.Logger("transaction"))
+	defer func() {
+		if err != nil {
+			_ = app.Close() // the error that stopped the start matters more
+		}
+	}()
+	pool, err := app.Postgres(cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return err
+	}
+	if err := migrate.Up(app.Context(), pool, readmodel.Migrations, "transaction_migration"); err != nil {
+		return err
+	}
+	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
+	secret, err := store.Secret(app.Context())
+	if err != nil {
+		return err
+	}
+	accountConn, err := rpc.Dial(cfg.AccountTarget)
+	if err != nil {
+		return err
+	}
+	app.OnStop("account connection", func(context.Context) error { return accountConn.Close() })
+	sagaConn, err := rpc.Dial(cfg.SagaTarget)
+	if err != nil {
+		return err
+	}
+	app.OnStop("saga connection", func(context.Context) error { return sagaConn.Close() })
+	accounts := clients.NewAccounts(accountConn)
+	app.OnStop("questions to the account service", accounts.Close)
+	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{})
+	if err != nil {
+		return err
+	}
+	app.OnStop("commands", executor.Close)
+
+	transactions := readmodel.New(pool)
+	app.Go("sweep", sweep.Sweep{
+		Pending: transactions.PendingSince, Load: store.Load, Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
+	}.Run)
+	var bus cqrs.EventBus
+	bus.OnProjection("transactions", transaction.AggregateType, transactions.Projection(store.Load).Handle)
+	checks, err := edge.Stream{
+		Service: "transaction", Aggregate: transaction.AggregateType, Kafka: cfg.KafkaSettings,
+		Pool: pool, Committed: store.Committed(), Bus: &bus,
+	}.Start(app)
+	if err != nil {
+		return err
+	}
+	server := api.New(executor, accounts, transactions, secret)
+	return edge.Serve(app, edge.Serving{
+		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+	})
+}

@@ -1,0 +1,78 @@
+// Package sweep finds transactions whose saga never started and has it started: a trigger that was lost on its way is found
+// in the service's own tables.
+package sweep
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"example.com/billing/pkg/es"
+	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
+	"example.com/billing/services/transaction"
+)
+
+// Sweep looks through pending transactions from time to time.
+type Sweep struct {
+	Pending func(ctx context.Context, age time.Duration, limit int) ([]string, error)
+	Load    func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error)
+	Saga    sagav1.SagaTriggerServiceClient
+	Log     *slog.Logger
+	Every   time.Duration // 5 s
+	Age     time.Duration // how long a transaction is given before it is looked after; 15 s
+}
+
+// batchMax is how many triggers go into one request.
+const batchMax = 500
+
+// Run sweeps until ctx ends.
+func (s Sweep) Run(ctx context.Context) error {
+	if s.Every <= 0 {
+		s.Every = 5 * time.Second
+	}
+	if s.Age <= 0 {
+		s.Age = 15 * time.Second
+	}
+	t := time.NewTicker(s.Every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if n, err := s.once(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Warn("sweep", "error", err)
+		} else if n > 0 {
+			s.Log.Warn("sweep started sagas whose trigger was lost", "count", n)
+		}
+	}
+}
+
+// once sends the oldest pending transactions' first events to the orchestrator, which starts what it does not know.
+func (s Sweep) once(ctx context.Context) (started int32, err error) {
+	ids, err := s.Pending(ctx, s.Age, batchMax)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	req := &sagav1.EnsureSagaRequest{}
+	for _, id := range ids {
+		events, err := s.Load(ctx, es.Stream{Type: transaction.AggregateType, ID: id}, 0)
+		if err != nil {
+			return 0, err
+		}
+		if len(events) == 0 {
+			return 0, fmt.Errorf("transaction %s is pending and has no events", id)
+		}
+		b, err := events[0].Encode()
+		if err != nil {
+			return 0, err
+		}
+		req.Events = append(req.Events, b)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	res, err := s.Saga.EnsureSaga(ctx, req)
+	return res.GetStarted(), err
+}
