@@ -138,7 +138,8 @@ func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r 
 	if err != nil {
 		return r, fmt.Errorf("load %s: %w", stream, err)
 	}
-	return r, x.decider.Replay(&r, events...)
+	err = x.decider.Replay(&r, events...)
+	return r, err
 }
 
 // unit is the commands of one stream within a group.
@@ -205,9 +206,6 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 	var missing, again []*unit[S, C]
 	var ids []string
 	for _, u := range units {
-		if u.loaded {
-			continue
-		}
 		if r, ok := x.cache.Get(u.stream.ID); ok && !u.again {
 			u.root = r
 			continue
@@ -222,7 +220,7 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 			again = append(again, u)
 		}
 	}
-	if len(ids) == 0 {
+	if len(missing) == 0 {
 		return nil
 	}
 	roots, err := x.load(ctx, ids)

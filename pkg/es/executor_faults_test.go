@@ -58,20 +58,20 @@ func (f *faulty) Heads(ctx context.Context, s []es.Stream) ([]es.Head, error) {
 
 // Whatever answers are lost, a command is carried out once, and its answer is what it did.
 func TestALostAnswerIsFoundAgain(t *testing.T) {
-	for _, tc := range []struct {
-		name                             string
-		answers, appends, lookups, heads int64
-	}{
-		{"commit without an answer", 1, 0, 0, 0},
-		{"then the store does not say which keys it has", 1, 0, 1, 0},
-		{"then the store does not say where the streams end", 1, 0, 0, 1},
-		{"then neither, several times", 1, 0, 3, 3},
-		{"several commits without an answer", 3, 0, 0, 0},
-		{"no commit and no answer", 0, 2, 0, 0},
-		{"all of it", 2, 2, 2, 2},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			eachStore(t, func(t *testing.T, s es.Store) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		for _, tc := range []struct {
+			name                             string
+			answers, appends, lookups, heads int64
+		}{
+			{"commit without an answer", 1, 0, 0, 0},
+			{"then the store does not say which keys it has", 1, 0, 1, 0},
+			{"then the store does not say where the streams end", 1, 0, 0, 1},
+			{"then neither, several times", 1, 0, 3, 3},
+			{"several commits without an answer", 3, 0, 0, 0},
+			{"no commit and no answer", 0, 2, 0, 0},
+			{"all of it", 2, 2, 2, 2},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
 				id, other, fresh := uuid.NewString(), uuid.NewString(), uuid.NewString()
 				must(t, newExecutor(t, s, es.ExecutorOptions{}), id, "", put{100})
 				must(t, newExecutor(t, s, es.ExecutorOptions{}), other, "", put{100})
@@ -94,8 +94,8 @@ func TestALostAnswerIsFoundAgain(t *testing.T) {
 					t.Errorf("balances %d, %d and %d, want 0, 40 and 3", a, b, c)
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 // A store that never answers costs the caller no more than Timeout, and the error says what is known.

@@ -87,9 +87,9 @@ func TestOneSpenderAmongManyExecutorsGetsIt(t *testing.T) {
 }
 
 func TestOneKeyAtOnceHasOneEffect(t *testing.T) {
-	for name, c := range map[string]any{"possible again": put{5}, "impossible again": spendAll{}} {
-		t.Run(name, func(t *testing.T) {
-			eachStore(t, func(t *testing.T, s es.Store) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		for name, c := range map[string]any{"possible again": put{5}, "impossible again": spendAll{}} {
+			t.Run(name, func(t *testing.T) {
 				x, id := newExecutor(t, s, es.ExecutorOptions{Batch: batch.Options{BatchMax: 10}}), uuid.NewString()
 				must(t, x, id, "", put{100})
 				results := atOnce(t, 64, same(x), func(int) es.Command[any] { return command(id, "key", c) })
@@ -106,26 +106,26 @@ func TestOneKeyAtOnceHasOneEffect(t *testing.T) {
 					t.Errorf("version %d (%v), want 2", out.Version, err)
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 // A key is used once, whatever happened since: the repeat's answer is the first one's, even if it would be refused now.
 func TestAKeyIsAnsweredAgain(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		first   any
-		between any
-		repeat  any
-	}{
-		{"when it could be done again", put{5}, put{1}, put{5}},
-		{"when it would be refused now", spendAll{}, idle{}, spendAll{}},
-		{"when it would change nothing now", put{5}, put{1}, idle{}},
-		{"when it would fail now", put{5}, put{1}, lost{}},
-		{"with its first event", twice{5}, put{1}, twice{5}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			eachStore(t, func(t *testing.T, s es.Store) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		for _, tc := range []struct {
+			name    string
+			first   any
+			between any
+			repeat  any
+		}{
+			{"when it could be done again", put{5}, put{1}, put{5}},
+			{"when it would be refused now", spendAll{}, idle{}, spendAll{}},
+			{"when it would change nothing now", put{5}, put{1}, idle{}},
+			{"when it would fail now", put{5}, put{1}, lost{}},
+			{"with its first event", twice{5}, put{1}, twice{5}},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
 				x, id := newExecutor(t, s, es.ExecutorOptions{}), uuid.NewString()
 				must(t, x, id, "", put{10})
 				first := must(t, x, id, "key", tc.first)
@@ -138,8 +138,8 @@ func TestAKeyIsAnsweredAgain(t *testing.T) {
 					}
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 func TestAKeyBelongsToItsStream(t *testing.T) {
@@ -155,23 +155,23 @@ func TestAKeyBelongsToItsStream(t *testing.T) {
 
 // An executor that has cached an old state decides again before it answers, also when it refuses.
 func TestNothingIsAnsweredOnStaleState(t *testing.T) {
-	for _, tc := range []struct {
-		name      string
-		elsewhere any
-		c         any
-		check     func(es.Outcome[purse], error) bool
-	}{
-		{"what would be refused succeeds", put{10}, spend{15}, func(o es.Outcome[purse], err error) bool { return err == nil && o.State.Balance == 5 }},
-		{"what would succeed is refused", spendAll{}, spend{10}, func(_ es.Outcome[purse], err error) bool { return refused(err, "INSUFFICIENT_FUNDS") }},
-		{"what is refused is refused with today's facts", put{2}, spend{15}, func(_ es.Outcome[purse], err error) bool {
-			return refused(err, "INSUFFICIENT_FUNDS") && strings.Contains(err.Error(), "holds 12")
-		}},
-		{"what changes nothing shows today's state", put{2}, idle{}, func(o es.Outcome[purse], err error) bool {
-			return err == nil && o.State.Balance == 12 && o.Version == 2
-		}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			eachStore(t, func(t *testing.T, s es.Store) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		for _, tc := range []struct {
+			name      string
+			elsewhere any
+			c         any
+			check     func(es.Outcome[purse], error) bool
+		}{
+			{"what would be refused succeeds", put{10}, spend{15}, func(o es.Outcome[purse], err error) bool { return err == nil && o.State.Balance == 5 }},
+			{"what would succeed is refused", spendAll{}, spend{10}, func(_ es.Outcome[purse], err error) bool { return refused(err, "INSUFFICIENT_FUNDS") }},
+			{"what is refused is refused with today's facts", put{2}, spend{15}, func(_ es.Outcome[purse], err error) bool {
+				return refused(err, "INSUFFICIENT_FUNDS") && strings.Contains(err.Error(), "holds 12")
+			}},
+			{"what changes nothing shows today's state", put{2}, idle{}, func(o es.Outcome[purse], err error) bool {
+				return err == nil && o.State.Balance == 12 && o.Version == 2
+			}},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
 				a, b, id := newExecutor(t, s, es.ExecutorOptions{}), newExecutor(t, s, es.ExecutorOptions{}), uuid.NewString()
 				must(t, a, id, "", put{10})
 				must(t, b, id, "", tc.elsewhere)
@@ -180,8 +180,8 @@ func TestNothingIsAnsweredOnStaleState(t *testing.T) {
 					t.Errorf("got %+v, %v", out, err)
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 func TestRacingExecutorsLoseNothing(t *testing.T) {
@@ -200,20 +200,20 @@ func TestRacingExecutorsLoseNothing(t *testing.T) {
 
 // A group with a command that cannot be carried out: it fails, and nobody else does.
 func TestABadCommandFailsAlone(t *testing.T) {
-	var limit *es.LimitError
-	for _, tc := range []struct {
-		name  string
-		bad   any
-		fails func(error) bool
-	}{
-		{"refused", spend{1000}, func(err error) bool { return refused(err, "INSUFFICIENT_FUNDS") }},
-		{"error", lost{}, func(err error) bool { return errors.Is(err, errLost) }},
-		{"panic in Decide", explode{}, func(err error) bool { return err != nil && es.RefusalOf(err) == nil }},
-		{"panic in Evolve", bomb{}, func(err error) bool { return err != nil && es.RefusalOf(err) == nil }},
-		{"a fact over the limit", swell{}, func(err error) bool { return errors.As(err, &limit) }},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			eachStore(t, func(t *testing.T, s es.Store) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		var limit *es.LimitError
+		for _, tc := range []struct {
+			name  string
+			bad   any
+			fails func(error) bool
+		}{
+			{"refused", spend{1000}, func(err error) bool { return refused(err, "INSUFFICIENT_FUNDS") }},
+			{"error", lost{}, func(err error) bool { return errors.Is(err, errLost) }},
+			{"panic in Decide", explode{}, func(err error) bool { return err != nil && es.RefusalOf(err) == nil }},
+			{"panic in Evolve", bomb{}, func(err error) bool { return err != nil && es.RefusalOf(err) == nil }},
+			{"a fact over the limit", swell{}, func(err error) bool { return errors.As(err, &limit) }},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
 				x, id, other := newExecutor(t, s, es.ExecutorOptions{}), uuid.NewString(), uuid.NewString()
 				for _, cached := range []bool{false, true} {
 					results := x.ExecuteAll(t.Context(), []es.Command[any]{
@@ -232,8 +232,8 @@ func TestABadCommandFailsAlone(t *testing.T) {
 					t.Errorf("balances %d and %d, want 6 and 6", a, b)
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 // Creates saves a look at the store when the guess is right, and nothing else when it is wrong.

@@ -1,0 +1,213 @@
+// Package e2e tests the whole system from outside, over REST, gRPC, Kafka and SQL: first in one process on embedded parts,
+// then as four processes on a separate Postgres and a real Apache Kafka.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"example.com/billing/deploy/local/embedded"
+	"example.com/billing/deploy/local/system"
+)
+
+// stack is a running system.
+type stack struct {
+	http, account, transaction, saga string // addresses
+	brokers                          []string
+	dsn                              func(database string) string
+	stop                             func() error
+}
+
+// now is the stack that this round of the tests runs against.
+var now stack
+
+// TestMain runs the tests on the system in one process, and again on four processes and a real Kafka.
+func TestMain(m *testing.M) {
+	code := round(m, "in one process, on embedded Postgres and Kafka", startLocal)
+	if code == 0 {
+		code = processes(m)
+	}
+	os.Exit(code)
+}
+
+func processes(m *testing.M) int {
+	if os.Getenv(brokersEnv) == "" || os.Getenv(postgresEnv) == "" {
+		fmt.Printf("e2e: not run on separate processes: %s and %s name no servers; make test starts them where Java and Maven are installed\n", brokersEnv, postgresEnv)
+		if os.Getenv("CI") == "true" {
+			return 1
+		}
+		return 0
+	}
+	return round(m, "as four processes, on a separate Postgres and Apache Kafka", startProcesses)
+}
+
+const (
+	brokersEnv  = "BILLING_TEST_KAFKA_BROKERS"
+	postgresEnv = "BILLING_TEST_POSTGRES_DSN"
+)
+
+func round(m *testing.M, name string, start func(dir string) (stack, error)) int {
+	dir, err := os.MkdirTemp("", "billing-e2e-")
+	if err != nil {
+		fmt.Println("e2e:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	fmt.Println("e2e: the system", name)
+	if now, err = start(dir); err != nil {
+		fmt.Println("e2e:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := now.stop(); err != nil {
+		fmt.Println("e2e: stop:", err)
+		code = 1
+	}
+	return code
+}
+
+func startLocal(dir string) (stack, error) {
+	sys, err := system.Start(context.Background(), system.Settings{DataDir: dir, PostgresBin: os.Getenv("BILLING_POSTGRES_BIN")}, func(string, ...any) {})
+	if err != nil {
+		return stack{}, err
+	}
+	return stack{
+		http: "http://" + sys.HTTP, account: sys.Account, transaction: sys.Transaction, saga: sys.Saga,
+		brokers: sys.Brokers(), dsn: sys.Postgres().DSN, stop: sys.Stop,
+	}, nil
+}
+
+// startProcesses builds the four binaries and runs them against the servers that the environment names.
+func startProcesses(dir string) (_ stack, err error) {
+	brokers := strings.Split(os.Getenv(brokersEnv), ",")
+	version, err := embedded.BrokerVersion(context.Background(), brokers)
+	if err != nil {
+		return stack{}, err
+	}
+	if !strings.HasPrefix(version, embedded.ApacheKafkaPrefix) {
+		return stack{}, fmt.Errorf("the broker is no Apache Kafka: %s", version)
+	}
+	s := stack{
+		http: "http://" + freeAddr(), account: freeAddr(), transaction: freeAddr(), saga: freeAddr(), brokers: brokers,
+		dsn: func(database string) string {
+			u, _ := url.Parse(os.Getenv(postgresEnv))
+			u.Path = "/" + database
+			return u.String()
+		},
+	}
+	databases := []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase}
+	if err := createDatabases(s.dsn("postgres"), databases); err != nil {
+		return stack{}, err
+	}
+	common := []string{
+		"BILLING_KAFKA_BROKERS=" + strings.Join(brokers, ","), "BILLING_HTTP_ADDR=" + strings.TrimPrefix(s.http, "http://"),
+		"BILLING_ACCOUNT_TARGET=" + s.account, "BILLING_TRANSACTION_TARGET=" + s.transaction, "BILLING_SAGA_TARGET=" + s.saga,
+		"BILLING_ACCOUNT_ADDR=" + s.account, "BILLING_TRANSACTION_ADDR=" + s.transaction, "BILLING_SAGA_ADDR=" + s.saga, "BILLING_LOG_FORMAT=text",
+	}
+	var running []*exec.Cmd
+	s.stop = func() error { return stopAll(running) }
+	defer func() {
+		if err != nil {
+			_ = stopAll(running)
+		}
+	}()
+	for _, p := range []struct{ name, module, database string }{
+		{"accountd", "account", system.AccountDatabase}, {"transactiond", "transaction", system.TransactionDatabase},
+		{"sagad", "saga-orchestrator", system.SagaDatabase}, {"gatewayd", "gateway", ""},
+	} {
+		bin := filepath.Join(dir, p.name)
+		if out, err := exec.Command("go", "build", "-o", bin, "example.com/billing/services/"+p.module+"/cmd/"+p.name).CombinedOutput(); err != nil {
+			return stack{}, fmt.Errorf("build %s: %w: %s", p.name, err, out)
+		}
+		cmd := exec.Command(bin)
+		cmd.Env = append(append(os.Environ(), common...), "BILLING_POSTGRES_DSN="+s.dsn(p.database))
+		log, err := os.Create(bin + ".log")
+		if err != nil {
+			return stack{}, err
+		}
+		cmd.Stderr = log
+		if err := cmd.Start(); err != nil {
+			return stack{}, err
+		}
+		running = append(running, cmd)
+		fmt.Printf("e2e: %s is process %d", p.name, cmd.Process.Pid)
+		if p.database != "" {
+			fmt.Printf(" on database %s", p.database)
+		}
+		fmt.Println()
+	}
+	fmt.Println("e2e: the broker is", version)
+	if err := waitReady(s.http + "/readyz"); err != nil {
+		for _, cmd := range running {
+			b, _ := os.ReadFile(cmd.Path + ".log")
+			fmt.Printf("--- %s\n%s\n", cmd.Path, b)
+		}
+		return stack{}, err
+	}
+	return s, nil
+}
+
+func stopAll(running []*exec.Cmd) error {
+	var errs []error
+	for _, cmd := range running {
+		errs = append(errs, cmd.Process.Signal(syscall.SIGTERM))
+	}
+	for _, cmd := range running {
+		if err := cmd.Wait(); err != nil {
+			b, _ := os.ReadFile(cmd.Path + ".log")
+			errs = append(errs, fmt.Errorf("%s: %w\n%s", cmd.Path, err, b[max(0, len(b)-2000):]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func createDatabases(dsn string, names []string) error {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, name := range names {
+		if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func freeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func waitReady(url string) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		res, err := http.Get(url)
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		time.Sleep(50 * time.Millisecond) // between two looks
+	}
+	return fmt.Errorf("%s does not answer 200", url)
+}
