@@ -35,7 +35,7 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 	cfg, _ := testConfig(t)
 	topic, group := testTopic(t, cfg, partitions), unique(t)
 	p := testProducer(t, cfg)
-	l := newLedger(keys * versions)
+	l := newLedger()
 	handle := func(_ context.Context, batch []Message) error {
 		for _, m := range batch[1:] {
 			if m.Partition != batch[0].Partition {
@@ -46,14 +46,14 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 		return nil
 	}
 	publish := func(from, to int64) {
-		t.Helper()
 		for v := from; v <= to; v++ {
 			batch := make([]Message, keys)
 			for k := range batch {
 				batch[k] = versioned(topic, fmt.Sprint("key", k), v)
 			}
-			if n, err := p.Publish(testContext(t), batch); n != keys || err != nil {
-				t.Error(n, err)
+			if _, err := publishAll(testContext(t), p, batch); err != nil {
+				t.Errorf("version %d: %v", v, err)
+				return
 			}
 		}
 	}
@@ -73,7 +73,7 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 	}
 	publish(76, 100)
 	eventually(t, "the second member holds all", func() bool { return held(second) == partitions })
-	l.wait(t)
+	l.wait(t, keys*versions)
 }
 
 func TestMoreMembersThanPartitions(t *testing.T) {
@@ -96,11 +96,11 @@ func TestHandlerErrorIsRetried(t *testing.T) {
 		for k := range batch {
 			batch[k] = versioned(topic, fmt.Sprint("key", k), v+1)
 		}
-		if _, err := p.Publish(testContext(t), batch); err != nil {
+		if _, err := publishAll(testContext(t), p, batch); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l := newLedger(keys * versions)
+	l := newLedger()
 	var mu sync.Mutex
 	failed := map[int32]int64{} // partition → offset of the batch that just failed, +1
 	calls := map[int32]int{}
@@ -120,7 +120,7 @@ func TestHandlerErrorIsRetried(t *testing.T) {
 		l.apply(batch)
 		return nil
 	})
-	l.wait(t)
+	l.wait(t, keys*versions)
 	mu.Lock()
 	defer mu.Unlock()
 	if calls[0] < 4 || calls[1] < 4 {
@@ -135,7 +135,7 @@ func TestConsumerResumes(t *testing.T) {
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	p := testProducer(t, cfg)
 	publish := func(v int64) {
-		if _, err := p.Publish(testContext(t), []Message{versioned(topic, "k", v)}); err != nil {
+		if _, err := publishAll(testContext(t), p, []Message{versioned(topic, "k", v)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,14 +196,14 @@ func TestLostOffsetIsReportedNotSkipped(t *testing.T) {
 	for i := range batch {
 		batch[i] = versioned(topic, "k", int64(i+1))
 	}
-	if _, err := p.Publish(testContext(t), batch[:2]); err != nil {
+	if _, err := publishAll(testContext(t), p, batch[:2]); err != nil {
 		t.Fatal(err)
 	}
-	l := newLedger(2)
+	l := newLedger()
 	c := testConsumer(t, cfg, group, topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
-	l.wait(t)
+	l.wait(t, 2)
 	_ = c.Close() // commits offset 2
-	if _, err := p.Publish(testContext(t), batch[2:]); err != nil {
+	if _, err := publishAll(testContext(t), p, batch[2:]); err != nil {
 		t.Fatal(err)
 	}
 	admin := testAdmin(t, cfg)
@@ -229,7 +229,7 @@ func TestLatency(t *testing.T) {
 	var took []time.Duration
 	for i := range 201 {
 		start := time.Now()
-		if _, err := p.Publish(testContext(t), []Message{versioned(topic, "k", int64(i))}); err != nil {
+		if _, err := publishAll(testContext(t), p, []Message{versioned(topic, "k", int64(i))}); err != nil {
 			t.Fatal(err)
 		}
 		<-got

@@ -129,13 +129,9 @@ type ledger struct {
 	duplicates int
 	gaps       []GapError
 	total      int // versions applied
-	want       int
-	done       chan struct{} // closed once total reaches want
 }
 
-func newLedger(want int) *ledger {
-	return &ledger{have: map[string]int64{}, want: want, done: make(chan struct{})}
-}
+func newLedger() *ledger { return &ledger{have: map[string]int64{}} }
 
 func (l *ledger) apply(batch []Message) {
 	l.mu.Lock()
@@ -145,9 +141,7 @@ func (l *ledger) apply(batch []Message) {
 		switch Next(l.have[key], version(m)) {
 		case Apply:
 			l.have[key]++
-			if l.total++; l.total == l.want {
-				close(l.done)
-			}
+			l.total++
 		case Duplicate:
 			l.duplicates++
 		case Gap:
@@ -156,20 +150,20 @@ func (l *ledger) apply(batch []Message) {
 	}
 }
 
-// wait waits for all versions and fails on any gap.
-func (l *ledger) wait(t testing.TB) {
+// wait waits until want versions are applied, and fails on the first gap.
+func (l *ledger) wait(t testing.TB, want int) {
 	t.Helper()
-	select {
-	case <-l.done:
-	case <-time.After(time.Minute):
+	settled := func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		t.Fatalf("applied %d of %d, gaps %v", l.total, l.want, l.gaps)
+		return l.total >= want || len(l.gaps) > 0
+	}
+	for ctx := testContext(t); !settled() && pause(ctx, 5*time.Millisecond); {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.gaps) > 0 {
-		t.Fatalf("%d gaps, first: %v", len(l.gaps), l.gaps[0])
+	if l.total != want || len(l.gaps) > 0 {
+		t.Fatalf("applied %d of %d, %d gaps, first: %v", l.total, want, len(l.gaps), l.gaps[:min(len(l.gaps), 3)])
 	}
 	t.Logf("applied %d, dropped %d duplicates", l.total, l.duplicates)
 }
@@ -177,9 +171,7 @@ func (l *ledger) wait(t testing.TB) {
 // eventually polls a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for !ok() {
+	for ctx := testContext(t); !ok(); {
 		if !pause(ctx, 5*time.Millisecond) {
 			t.Fatalf("never: %s", what)
 		}

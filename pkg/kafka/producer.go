@@ -20,6 +20,8 @@ const (
 	recordOverhead    = 40      // more than a record's or a header's lengths and deltas take
 	sendRetryMax      = 3       // of one request, under the same sequence numbers
 	produceTimeout    = 5 * time.Second
+	startingMax       = 5 * time.Second // a broker that has just started gives out no producer ids at first
+	startingPauseMax  = time.Second
 )
 
 // Producer publishes in order: idempotent, acknowledged by all in-sync replicas,
@@ -40,6 +42,8 @@ type Producer struct {
 	turn   chan struct{} // holds one token while a call talks to the brokers; guards what follows
 	closed bool
 	client sarama.Client // nil = not connected
+
+	startingMax time.Duration
 
 	partitioner sarama.Partitioner
 	id          int64 // producer id, -1 = none yet
@@ -66,7 +70,7 @@ func NewProducer(cfg Config) (*Producer, error) {
 		return nil, wrap("producer config", err)
 	}
 	return &Producer{
-		cfg: cfg, conf: conf, turn: make(chan struct{}, 1),
+		cfg: cfg, conf: conf, turn: make(chan struct{}, 1), startingMax: startingMax,
 		partitioner: sarama.NewHashPartitioner(""), id: -1,
 	}, nil
 }
@@ -76,8 +80,9 @@ func NewProducer(cfg Config) (*Producer, error) {
 // ctx ends. After an error the caller resends from the first unacknowledged
 // message: at least once, and within a partition never out of order except for
 // repetitions. Transient failures are retried for about a second without
-// duplicates. Keys, values and headers must not change afterwards: an abandoned
-// call may still be writing them. A message over 1 MiB is refused before sending.
+// duplicates, and a broker that answers but is still starting for 5 seconds.
+// Keys, values and headers must not change afterwards: an abandoned call may
+// still be writing them. A message over 1 MiB is refused before sending.
 func (p *Producer) Publish(ctx context.Context, batch []Message) (acked int, err error) {
 	if len(batch) == 0 {
 		return 0, nil
@@ -127,7 +132,7 @@ func (p *Producer) publish(ctx context.Context, batch []Message, count *atomic.I
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := p.connect(); err != nil {
+		if err := p.connect(ctx); err != nil {
 			p.disconnect()
 			return err
 		}
@@ -148,7 +153,7 @@ func (p *Producer) publish(ctx context.Context, batch []Message, count *atomic.I
 }
 
 // connect makes sure of a client and a producer id.
-func (p *Producer) connect() error {
+func (p *Producer) connect(ctx context.Context) error {
 	if p.client == nil {
 		client, err := sarama.NewClient(p.cfg.Brokers, p.conf)
 		if err != nil {
@@ -159,6 +164,26 @@ func (p *Producer) connect() error {
 	if p.id >= 0 {
 		return nil
 	}
+	began, wait := time.Now(), newBackoff()
+	wait.MaxInterval = startingPauseMax
+	for attempt := 1; ; attempt++ {
+		err := p.initID()
+		if err == nil {
+			return nil
+		}
+		next := wait.NextBackOff()
+		if !starting(err) || time.Since(began)+next > p.startingMax {
+			return err
+		}
+		p.cfg.Log.Warn("kafka: publish waits for a broker that is starting", "attempt", attempt, "error", err)
+		if !pause(ctx, next) {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// initID asks any broker for a producer id.
+func (p *Producer) initID() error {
 	broker := p.client.LeastLoadedBroker()
 	if broker == nil {
 		return fmt.Errorf("connect: %w", sarama.ErrOutOfBrokers)
@@ -172,6 +197,14 @@ func (p *Producer) connect() error {
 	}
 	p.id, p.epoch, p.sequences = answer.ProducerID, answer.ProducerEpoch, map[topicPartition]int32{}
 	return nil
+}
+
+// starting reports whether the error is a broker's answer that it is not ready
+// yet: it fetches its first producer ids from the controller.
+func starting(err error) bool {
+	return errors.Is(err, sarama.ErrOffsetsLoadInProgress) || // COORDINATOR_LOAD_IN_PROGRESS
+		errors.Is(err, sarama.ErrConsumerCoordinatorNotAvailable) ||
+		errors.Is(err, sarama.ErrNotCoordinatorForConsumer)
 }
 
 func (p *Producer) disconnect() {

@@ -6,7 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -146,9 +151,9 @@ func TestPublishAckedPrefix(t *testing.T) {
 	if n, err := p.Publish(testContext(t), batch); n != len(batch) || err != nil {
 		t.Fatal(n, err)
 	}
-	l := newLedger(len(batch))
+	l := newLedger()
 	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
-	l.wait(t)
+	l.wait(t, len(batch))
 }
 
 func TestPublishRetriesWithoutDuplicates(t *testing.T) {
@@ -179,9 +184,9 @@ func TestPublishRetriesWithoutDuplicates(t *testing.T) {
 	if n := calls.Load(); n != 2 {
 		t.Errorf("%d injected answers", n)
 	}
-	l := newLedger(3)
+	l := newLedger()
 	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
-	l.wait(t)
+	l.wait(t, 3)
 	if l.duplicates != 0 {
 		t.Errorf("%d duplicates", l.duplicates)
 	}
@@ -237,54 +242,177 @@ func TestPublishErrors(t *testing.T) {
 	_ = mute.Close()
 }
 
+// A broker that answers but is still starting is waited for, within bounds.
+func TestPublishWaitsForStartingBroker(t *testing.T) {
+	cfg, fake := testConfig(t)
+	if fake == nil {
+		t.Skip("needs injected errors")
+	}
+	topic := testTopic(t, cfg, 1)
+	answers := make(chan int16, 3)
+	var always atomic.Int32 // the answer when there is none left in answers
+	var calls atomic.Int32
+	fake.ControlKey(int16(kmsg.InitProducerID), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		calls.Add(1)
+		code := int16(always.Load())
+		select {
+		case code = <-answers:
+		default:
+		}
+		if code == 0 {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
+		resp.ErrorCode = code
+		return resp, nil, true
+	})
+	publish := func(ctx context.Context, startingMax time.Duration) (int, error) {
+		calls.Store(0)
+		p := testProducer(t, cfg)
+		p.startingMax = startingMax
+		return p.Publish(ctx, []Message{versioned(topic, "k", 1)})
+	}
+
+	answers <- kerr.CoordinatorLoadInProgress.Code
+	answers <- kerr.CoordinatorNotAvailable.Code
+	answers <- kerr.NotCoordinator.Code
+	if n, err := publish(testContext(t), startingMax); n != 1 || err != nil || calls.Load() != 4 {
+		t.Errorf("in the end: %d, %v after %d answers", n, err, calls.Load())
+	}
+	always.Store(int32(kerr.CoordinatorLoadInProgress.Code))
+	if n, err := publish(testContext(t), 200*time.Millisecond); n != 0 || !errors.Is(err, sarama.ErrOffsetsLoadInProgress) || calls.Load() != 2 {
+		t.Errorf("never: %d, %v after %d answers", n, err, calls.Load())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if n, err := publish(ctx, startingMax); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ctx ended: %d, %v", n, err)
+	}
+	always.Store(int32(kerr.ClusterAuthorizationFailed.Code))
+	if n, err := publish(testContext(t), startingMax); n != 0 || !errors.Is(err, sarama.ErrClusterAuthorizationFailed) || calls.Load() != 1 {
+		t.Errorf("refused: %d, %v after %d answers", n, err, calls.Load())
+	}
+}
+
 // The broker goes away and comes back in the middle of a stream of batches: the
 // relay resends from the first unacknowledged message, and nothing is lost.
 func TestPublishBrokerRestart(t *testing.T) {
-	if cfg, fake := testConfig(t); fake == nil {
-		t.Skip("needs a broker to stop, have ", cfg.Brokers)
-	}
-	dir := t.TempDir()
-	fake := startFake(t, kfake.DataDir(dir))
-	_, port, _ := net.SplitHostPort(fake.ListenAddrs()[0])
-	number, _ := strconv.Atoi(port)
-	cfg, _ := testConfig(t)
-	cfg.Brokers = fake.ListenAddrs()
+	cfg, outages := testOutages(t)
 	topic := testTopic(t, cfg, 3)
 	p := testProducer(t, cfg)
-
-	const keys, rounds = 30, 60
-	l := newLedger(keys * rounds)
+	l := newLedger()
 	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
-	down := make(chan struct{})
-	restarted := make(chan struct{})
-	go func() {
-		defer close(restarted)
-		<-down
-		fake.Close()
+
+	const keys = 30
+	var versions, failures atomic.Int64
+	var enough atomic.Bool
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		for v := int64(1); !enough.Load(); v++ {
+			batch := make([]Message, keys)
+			for k := range batch {
+				batch[k] = versioned(topic, fmt.Sprint("key", k), v)
+			}
+			n, err := publishAll(ctx, p, batch)
+			failures.Add(int64(n))
+			if err != nil {
+				t.Errorf("version %d: %v", v, err)
+				return
+			}
+			versions.Store(v)
+		}
+	})
+	more := func(n int64) {
+		t.Helper()
+		n += versions.Load()
+		eventually(t, "published more", func() bool { return versions.Load() >= n })
+	}
+	for _, outage := range outages {
+		more(20)
+		restart := outage()
 		// Come back only after a call has failed.
-		if _, err := p.Publish(context.Background(), []Message{versioned(topic, "probe", 0)}); err == nil {
+		if _, err := p.Publish(testContext(t), []Message{versioned(topic, "probe", 0)}); err == nil {
 			t.Error("published without a broker")
 		}
-		startFake(t, kfake.DataDir(dir), kfake.Ports(number))
-	}()
-	failures := 0
-	for v := range int64(rounds) {
-		if v == rounds/2 {
-			close(down)
-		}
-		batch := make([]Message, keys)
-		for k := range batch {
-			batch[k] = versioned(topic, fmt.Sprint("key", k), v+1)
-		}
-		n, err := publishAll(testContext(t), p, batch)
-		if err != nil {
-			t.Fatal(err)
-		}
-		failures += n
+		restart()
 	}
-	<-restarted
-	t.Logf("%d calls failed", failures)
-	l.wait(t)
+	more(20)
+	enough.Store(true)
+	wg.Wait()
+	t.Logf("%d versions, %d calls failed", versions.Load(), failures.Load())
+	l.wait(t, keys*int(versions.Load()))
+}
+
+// testOutages returns a cluster of the test's own and the ways in which it goes
+// away. Each returns what brings it back, at the same address with the same data.
+func testOutages(t *testing.T) (cfg Config, outages []func() (restart func())) {
+	t.Helper()
+	cfg, _ = testConfig(t)
+	if !onReal {
+		dir := t.TempDir()
+		fake := startFake(t, kfake.DataDir(dir))
+		cfg.Brokers = fake.ListenAddrs()
+		_, port, _ := net.SplitHostPort(cfg.Brokers[0])
+		number, _ := strconv.Atoi(port)
+		return cfg, []func() func(){func() func() {
+			fake.Close()
+			return func() { startFake(t, kfake.DataDir(dir), kfake.Ports(number)) }
+		}}
+	}
+	if _, err := exec.LookPath("java"); err != nil {
+		t.Skip("needs a broker to stop: ", err)
+	}
+	dir := t.TempDir()
+	addr, stop := startReal(t, dir)
+	cfg.Brokers = []string{addr}
+	for _, signal := range []string{"TERM", "KILL"} {
+		outages = append(outages, func() func() {
+			stop(signal)
+			return func() { _, stop = startReal(t, dir) }
+		})
+	}
+	return cfg, outages
+}
+
+// startReal runs an Apache Kafka with its data in dir, at the same address each
+// time. It ends when stopped, or with the test, however that ends.
+func startReal(t *testing.T, dir string) (addr string, stop func(signal string)) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	cmd := exec.Command("bash", "-c", `bash ../../deploy/kafka/run.sh --data "$0" --port 0 & read -r signal; kill -"${signal:-KILL}" $!; wait $!`, dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = func(signal string) {
+		_, _ = fmt.Fprintln(stdin, signal)
+		_ = cmd.Wait() // the signal's number
+	}
+	t.Cleanup(func() { stop("KILL") })
+	for ctx := testContext(t); ; {
+		if written, err := os.ReadFile(filepath.Join(dir, "address")); err == nil {
+			addr = strings.TrimSpace(string(written))
+			if EnsureTopics(ctx, Config{Brokers: []string{addr}}) == nil {
+				return addr, stop
+			}
+		}
+		if !pause(ctx, retryPause) {
+			said, _ := os.ReadFile(log.Name())
+			t.Fatalf("Apache Kafka does not answer: … %s", said[max(0, len(said)-1000):])
+		}
+	}
 }
 
 func BenchmarkPublish(b *testing.B) {

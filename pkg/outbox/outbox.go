@@ -42,7 +42,8 @@ type Stats struct {
 // table is the outbox's rows in the service's database.
 type table struct{ pool *pgxpool.Pool }
 
-// ReadStats counts an outbox's events by delivery status, in one snapshot.
+// ReadStats counts an outbox's events by delivery status, in one snapshot. The limits tell a planner that has no statistics
+// that there is one row each; else it expects a million and compiles the query, for a third of a second.
 func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	var (
 		s         Stats
@@ -52,10 +53,10 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	)
 	err := pool.QueryRow(ctx, `
 		SELECT l.position - r.position,
-		       coalesce((SELECT sum(events) FROM outbox_batch WHERE to_position <= r.position), 0),
+		       coalesce((SELECT sum(least(to_position, r.position) - from_position + 1) FROM outbox_batch WHERE from_position <= r.position), 0)::bigint,
 		       least(r.failed, l.position - r.position), r.retries, r.last_error, r.processed_at,
 		       coalesce((SELECT extract(epoch FROM clock_timestamp() - recorded_at) FROM es_event WHERE position = r.position + 1), 0)::float8
-		FROM es_log l, outbox_relay r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
+		FROM (SELECT position FROM es_log LIMIT 1) l, (SELECT * FROM outbox_relay LIMIT 1) r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
 	if err != nil {
 		return Stats{}, espg.Classify("read outbox stats", err)
 	}

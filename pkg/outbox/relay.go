@@ -37,8 +37,10 @@ type Config struct {
 // Relay publishes one service's events. Several may run on one database: one works, the others stand by.
 type Relay struct {
 	Config
-	table table
-	owner string
+	table   table
+	owner   string
+	pause   *backoff.ExponentialBackOff // between attempts that fail
+	cleaned time.Time
 }
 
 // NewRelay makes a relay; Run works it.
@@ -63,9 +65,8 @@ func setDefault[T int | time.Duration](v *T, d T) {
 
 // Run publishes until ctx ends. Errors are logged, recorded in the stats and tried again with a growing pause.
 func (r *Relay) Run(ctx context.Context) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, r.RetryMax
-	cleaned := time.Now()
+	r.pause, r.cleaned = backoff.NewExponentialBackOff(), time.Now()
+	r.pause.InitialInterval, r.pause.MaxInterval = 100*time.Millisecond, r.RetryMax
 	for ctx.Err() == nil {
 		wait := r.PollInterval
 		err := r.hold(ctx)
@@ -74,18 +75,10 @@ func (r *Relay) Run(ctx context.Context) error {
 		case errors.Is(err, ErrFenced):
 			r.Log.Info("outbox relay stands by: another one holds the lease")
 		case err != nil:
-			wait = pause.NextBackOff()
+			wait = r.pause.NextBackOff()
 			r.Log.Warn("outbox relay", "error", err, "again_in", wait)
 		default:
-			pause.Reset()
-		}
-		if time.Since(cleaned) > r.CleanEvery {
-			cleaned = time.Now()
-			if n, err := r.table.cleanup(ctx, r.Keep); err != nil {
-				r.Log.Warn("outbox clean-up", "error", err)
-			} else if n > 0 {
-				r.Log.Debug("outbox clean-up", "rows", n)
-			}
+			r.pause.Reset()
 		}
 		sleep(ctx, wait, nil)
 	}
@@ -103,28 +96,41 @@ func (r *Relay) hold(ctx context.Context) error {
 		defer cancel()
 		_ = r.table.release(ctx, l.epoch) // the lease ends by itself if this fails
 	}()
-	renewed, cleaned := time.Now(), time.Now()
+	renewed := time.Now()
 	for ctx.Err() == nil {
 		moved, err := r.publish(ctx, &l)
 		if err != nil {
 			return err
 		}
+		r.clean(ctx)
 		if moved {
 			renewed = time.Now()
+			r.pause.Reset()
 			continue
-		}
-		if time.Since(cleaned) > r.CleanEvery {
-			return nil // Run cleans up and comes back
 		}
 		sleep(ctx, r.PollInterval, r.Committed)
 		if time.Since(renewed) > r.LeaseTTL/3 && ctx.Err() == nil {
-			if _, ok, err = r.table.acquire(ctx, r.owner, r.LeaseTTL); err != nil || !ok {
+			again, ok, err := r.table.acquire(ctx, r.owner, r.LeaseTTL)
+			if err != nil || !ok {
 				return errors.Join(err, ErrFenced)
 			}
-			renewed = time.Now()
+			l, renewed = again, time.Now() // another relay may have come and gone meanwhile
 		}
 	}
 	return nil
+}
+
+// clean forgets delivered rows, from time to time.
+func (r *Relay) clean(ctx context.Context) {
+	if time.Since(r.cleaned) <= r.CleanEvery {
+		return
+	}
+	r.cleaned = time.Now()
+	if n, err := r.table.cleanup(ctx, r.Keep); err != nil && ctx.Err() == nil {
+		r.Log.Warn("outbox clean-up", "error", err)
+	} else if n > 0 {
+		r.Log.Debug("outbox clean-up", "rows", n)
+	}
 }
 
 // publish moves one batch. After an error the checkpoint stands behind the last acknowledged event: what follows is sent

@@ -11,6 +11,7 @@ require (
 	github.com/shopspring/decimal v1.6.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -59,7 +59,7 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 	for j, out := range s.Executor.ExecuteAll(ctx, cmds) {
 		p := postings[at[j]]
 		if p.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
-			out = s.rollback(ctx, p, out)
+			out = s.rollback(ctx, p, cmds[j], out)
 		}
 		results[at[j]] = result(p, out)
 	}
@@ -86,13 +86,15 @@ func firstCommand(p *accountv1.Posting) (es.Command[account.Command], error) {
 	case accountv1.PostingKind_POSTING_KIND_CANCEL:
 		body = account.Cancel{SagaID: saga, Step: step}
 	case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
-		v.Required("undoStep", p.GetUndoStep())
+		if v.Required("undoStep", p.GetUndoStep()) && p.GetUndoStep() == step {
+			v.Add("undoStep", "different_from:step", step) // the rollback would find its own register written
+		}
 		step = p.GetUndoStep()
 		body = account.Cancel{SagaID: saga, Step: step}
 	default:
 		v.Add("kind", "one_of:DEBIT,CREDIT,CANCEL,ROLLBACK", p.GetKind().String())
 	}
-	return postingCommand(p, id, step, body), v.Err()
+	return postingCommand(p, saga, id, step, body), v.Err()
 }
 
 func direction(p *accountv1.Posting) account.Direction {
@@ -102,25 +104,27 @@ func direction(p *accountv1.Posting) account.Direction {
 	return account.Credit
 }
 
-// postingCommand addresses a command to the account, with the step's register as its key.
-func postingCommand(p *accountv1.Posting, accountID, step string, body account.Command) es.Command[account.Command] {
+// postingCommand addresses a command to the account, with the step's register as its key. Both ids are in their canonical
+// form, whatever the posting has: an id in another case would be another register, or another account.
+func postingCommand(p *accountv1.Posting, sagaID, accountID, step string, body account.Command) es.Command[account.Command] {
 	c := cqrs.New(body, cqrs.Origin{CorrelationID: p.GetCorrelationId(), TenantID: p.GetTenantId(), Actor: p.GetActor()})
-	cmd := command(c.Info, accountID, p.GetSagaId()+"/"+step, false, body)
-	cmd.Metadata["sagaId"], cmd.Metadata["step"] = p.GetSagaId(), step
+	cmd := command(c.Info, accountID, sagaID+"/"+step, false, body)
+	cmd.Metadata["sagaId"], cmd.Metadata["step"] = sagaID, step
 	if p.GetCausedBy() != "" {
 		cmd.Metadata["causedBy"] = p.GetCausedBy()
 	}
 	return cmd
 }
 
-// rollback credits or debits back what the closed register says was done; there is nothing to do if it was not.
-func (s *Server) rollback(ctx context.Context, p *accountv1.Posting, closed batch.Result[es.Outcome[account.Account]]) batch.Result[es.Outcome[account.Account]] {
+// rollback credits or debits back what the register that first closed says was done; there is nothing to do if it was not.
+func (s *Server) rollback(ctx context.Context, p *accountv1.Posting, first es.Command[account.Command], closed batch.Result[es.Outcome[account.Account]]) batch.Result[es.Outcome[account.Account]] {
 	r, err := register(closed)
 	if err != nil || r.Outcome != account.Done {
 		return closed
 	}
-	body := account.Rollback{SagaID: p.GetSagaId(), Step: p.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: p.GetReason()}
-	return s.Executor.ExecuteAll(ctx, []es.Command[account.Command]{postingCommand(p, p.GetAccountId(), p.GetStep(), body)})[0]
+	sagaID := first.Body.(account.Cancel).SagaID //nolint:forcetypeassert // a rollback begins with it
+	body := account.Rollback{SagaID: sagaID, Step: p.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: p.GetReason()}
+	return s.Executor.ExecuteAll(ctx, []es.Command[account.Command]{postingCommand(p, sagaID, first.StreamID, p.GetStep(), body)})[0]
 }
 
 // register reads the register that a command wrote or found.

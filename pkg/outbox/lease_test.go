@@ -1,0 +1,154 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"example.com/billing/pkg/kafka"
+)
+
+const ended = time.Nanosecond // a lease that has ended when the next statement looks
+
+func acquire(t *testing.T, tb table, owner string, ttl time.Duration) (lease, bool) {
+	t.Helper()
+	l, ok, err := tb.acquire(t.Context(), owner, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, ok
+}
+
+func TestALeaseIsHeldByOne(t *testing.T) {
+	_, pool := open(t)
+	tb := table{pool}
+	a, ok := acquire(t, tb, "a", time.Hour)
+	if !ok || a.position != 0 {
+		t.Fatalf("a free lease: %+v, %v", a, ok)
+	}
+	if _, ok := acquire(t, tb, "b", time.Hour); ok {
+		t.Error("b took a lease that a holds")
+	}
+	if again, ok := acquire(t, tb, "a", time.Hour); !ok || again.epoch != a.epoch {
+		t.Errorf("renewed: %+v, %v; want epoch %d", again, ok, a.epoch)
+	}
+	if err := tb.release(t.Context(), a.epoch); err != nil {
+		t.Fatal(err)
+	}
+	b, ok := acquire(t, tb, "b", time.Hour)
+	if !ok || b.epoch <= a.epoch {
+		t.Errorf("a released lease: %+v, %v; want an epoch above %d", b, ok, a.epoch)
+	}
+}
+
+// Who has lost the lease can change nothing: neither the checkpoint nor the stats nor the other's lease.
+func TestALostLeaseIsFenced(t *testing.T) {
+	s, pool := open(t)
+	happen(t, s, 10)
+	tb := table{pool}
+	a, _ := acquire(t, tb, "a", ended)
+	if err := tb.advance(t.Context(), a.epoch, 2, "a", ended); err != nil {
+		t.Fatalf("a lease that has ended, and that nobody took: %v", err)
+	}
+	b, ok := acquire(t, tb, "b", time.Hour)
+	if !ok || b.position != 2 {
+		t.Fatalf("an ended lease: %+v, %v", b, ok)
+	}
+	if err := tb.advance(t.Context(), b.epoch, 5, "b", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"advance":                         tb.advance(t.Context(), a.epoch, 9, "a", time.Hour),
+		"advance under the other's epoch": tb.advance(t.Context(), b.epoch, 9, "a", time.Hour),
+		"failed":                          tb.failed(t.Context(), a.epoch, 3, errors.New("late")),
+	} {
+		if !errors.Is(err, ErrFenced) {
+			t.Errorf("%s: %v, want %v", what, err, ErrFenced)
+		}
+	}
+	if err := tb.release(t.Context(), a.epoch); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	if _, ok := acquire(t, tb, "c", time.Hour); ok {
+		t.Error("a's release ended b's lease")
+	}
+	if p, st := checkpoint(t, pool), stats(t, pool); p != 5 || st.LastError != "" || st.Retries != 0 {
+		t.Errorf("checkpoint %d, stats %+v", p, st)
+	}
+}
+
+func TestASecondRelayStandsByUntilTheFirstStops(t *testing.T) {
+	s, pool := open(t)
+	a, b := &recorder{}, &recorder{}
+	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: time.Hour})
+	first := happen(t, s, 1)
+	eventually(t, "a works", func() bool { return len(a.published()) == 1 })
+	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour})
+	for range 5 {
+		first = append(first, happen(t, s, 2)...)
+		eventually(t, "a goes on", func() bool { return len(a.published()) == len(first) })
+	}
+	stop() // hands over at once: the lease has another hour
+	second := happen(t, s, 3)
+	eventually(t, "b takes over", func() bool { return len(b.published()) == 3 })
+	if !slices.Equal(a.published(), first) || !slices.Equal(b.published(), second) {
+		t.Errorf("a published %d of %d, b %d of %d", len(a.published()), len(first), len(b.published()), len(second))
+	}
+}
+
+// A relay falls silent in the middle of a publish. Another one takes over when the lease has ended, and what the first one says
+// later is not heard.
+func TestASecondRelayTakesOverFromASilentOne(t *testing.T) {
+	s, pool := open(t)
+	silent, wake := make(chan struct{}), make(chan struct{})
+	a, b := &recorder{}, &recorder{}
+	a.before = func(_ context.Context, batch []kafka.Message) (int, error) {
+		select {
+		case <-silent:
+		default:
+			close(silent)
+			<-wake
+		}
+		return 2, nil
+	}
+	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: 100 * time.Millisecond})
+	ids := happen(t, s, 5)
+	<-silent
+	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour})
+	eventually(t, "b takes over", func() bool { return checkpoint(t, pool) == 5 })
+	close(wake)
+	eventually(t, "a is heard of again", func() bool { return len(a.published()) == 2 })
+	ids = append(ids, happen(t, s, 5)...)
+	eventually(t, "b goes on", func() bool { return checkpoint(t, pool) == 10 })
+	stop()
+	if p := checkpoint(t, pool); p != 10 || !slices.Equal(b.published(), ids) || len(a.published()) != 2 {
+		t.Errorf("checkpoint %d, a published %d, b %d of %d", p, len(a.published()), len(b.published()), len(ids))
+	}
+}
+
+// A relay that slept while another one came and went begins where that one ended.
+func TestARelayThatSleptBeginsAtTheCheckpoint(t *testing.T) {
+	s, pool := open(t)
+	wake := make(chan struct{})
+	r := &recorder{}
+	first := happen(t, s, 5)
+	start(t, Config{Pool: pool, Publisher: r, Committed: wake, PollInterval: time.Hour, LeaseTTL: ended})
+	eventually(t, "it works", func() bool { return checkpoint(t, pool) == 5 })
+	happen(t, s, 5)
+	tb := table{pool}
+	other, ok := acquire(t, tb, "other", time.Hour)
+	if !ok {
+		t.Fatal("the lease has not ended")
+	}
+	if err := errors.Join(tb.advance(t.Context(), other.epoch, 10, "other", time.Hour), tb.release(t.Context(), other.epoch)); err != nil {
+		t.Fatal(err)
+	}
+	last := happen(t, s, 1)
+	wake <- struct{}{}
+	eventually(t, "it works again", func() bool { return checkpoint(t, pool) == 11 })
+	if got := r.published(); !slices.Equal(got, append(first, last...)) {
+		t.Errorf("published %d events, want the first 5 and the last one", len(got))
+	}
+}

@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/memory"
+	"example.com/billing/pkg/rpc"
+	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	"example.com/billing/services/account"
+)
+
+const (
+	debit    = accountv1.PostingKind_POSTING_KIND_DEBIT
+	credit   = accountv1.PostingKind_POSTING_KIND_CREDIT
+	cancel   = accountv1.PostingKind_POSTING_KIND_CANCEL
+	rollback = accountv1.PostingKind_POSTING_KIND_ROLLBACK
+
+	undecidedOutcome = accountv1.PostingOutcome_POSTING_OUTCOME_UNSPECIFIED
+	done             = accountv1.PostingOutcome_POSTING_OUTCOME_DONE
+	refused          = accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED
+	cancelled        = accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED
+)
+
+// harness is the service on a store in memory.
+type harness struct {
+	*Server
+	t     *testing.T
+	store *memory.Store
+}
+
+func newHarness(t *testing.T) *harness {
+	t.Helper()
+	store := memory.New()
+	return &harness{Server: newServer(t, store), t: t, store: store}
+}
+
+// newServer is one instance of the service on a store that others may share.
+func newServer(t *testing.T, store es.Store) *Server {
+	t.Helper()
+	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = x.Close(context.Background()) })
+	return New(x, nil, nil, []byte("secret"))
+}
+
+// open opens an account in USD.
+func (h *harness) open(kind account.Type, change ...func(*accountv1.CreateAccountRequest)) string {
+	h.t.Helper()
+	req := &accountv1.CreateAccountRequest{OwnerId: "u-1", OwnerType: "customer", AccountType: string(kind), Currency: "USD"}
+	for _, c := range change {
+		c(req)
+	}
+	res, err := h.CreateAccount(h.t.Context(), req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return res.GetAccount().GetAccountId()
+}
+
+// funded opens a USER account that holds this much.
+func (h *harness) funded(amount string, change ...func(*accountv1.CreateAccountRequest)) string {
+	h.t.Helper()
+	id := h.open(account.User, change...)
+	h.want(h.post(posting(credit, uuid.NewString(), "fund", id, amount)), done, "")
+	return id
+}
+
+func upTo(s string) func(*accountv1.CreateAccountRequest) {
+	return func(r *accountv1.CreateAccountRequest) { r.MaxBalance = &s }
+}
+
+func posting(kind accountv1.PostingKind, saga, step, accountID, amount string) *accountv1.Posting {
+	return &accountv1.Posting{
+		SagaId: saga, Step: step, AccountId: accountID, Kind: kind, Amount: amount, Currency: "USD", Reason: "transfer",
+		CorrelationId: "corr-1", CausedBy: "event-1", TenantId: "default", Actor: "ann",
+	}
+}
+
+// undoing is the rollback of a step.
+func undoing(saga, step, accountID string) *accountv1.Posting {
+	return &accountv1.Posting{SagaId: saga, Step: step + "_rollback", AccountId: accountID, Kind: rollback, Reason: "transfer_rollback", UndoStep: step}
+}
+
+// post carries out one posting.
+func (h *harness) post(p *accountv1.Posting) *accountv1.PostingResult {
+	h.t.Helper()
+	return postOn(h.t, h.Server, p)
+}
+
+func postOn(t *testing.T, s *Server, p *accountv1.Posting) *accountv1.PostingResult {
+	res, err := s.Post(context.Background(), &accountv1.PostRequest{Postings: []*accountv1.Posting{p}})
+	if err != nil || len(res.GetResults()) != 1 {
+		t.Errorf("post %v: %v, %v", p, res, err)
+		return &accountv1.PostingResult{}
+	}
+	return res.GetResults()[0]
+}
+
+// want fails the test unless the result is this.
+func (h *harness) want(got *accountv1.PostingResult, outcome accountv1.PostingOutcome, reason string) {
+	h.t.Helper()
+	if got.GetOutcome() != outcome || got.GetErrorReason() != reason {
+		h.t.Fatalf("got %v, want %v %s", got, outcome, reason)
+	}
+}
+
+// holds fails the test unless the account holds this much.
+func (h *harness) holds(accountID, want string) {
+	h.t.Helper()
+	res, err := h.GetAccountBalance(h.t.Context(), &accountv1.GetAccountBalanceRequest{AccountId: accountID})
+	if err != nil || res.GetBalance() != want {
+		h.t.Fatalf("the account holds %v (%v), want %s", res, err, want)
+	}
+}
+
+// events are the types of the account's events, in order.
+func (h *harness) events(accountID string) []es.Event {
+	h.t.Helper()
+	events, err := h.store.Load(h.t.Context(), es.Stream{Type: account.AggregateType, ID: accountID}, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return events
+}
+
+// count is how many of the account's events have this type.
+func (h *harness) count(accountID, eventType string) int {
+	h.t.Helper()
+	n := 0
+	for _, e := range h.events(accountID) {
+		if e.Type == eventType {
+			n++
+		}
+	}
+	return n
+}
+
+// call is a context as in a gRPC call; header gets what the handler sets.
+func call(ctx context.Context, caller rpc.Caller) (context.Context, *header) {
+	h := &header{MD: metadata.MD{}}
+	if caller.TenantID == "" {
+		caller.TenantID = rpc.DefaultTenant
+	}
+	return rpc.WithCaller(grpc.NewContextWithServerTransportStream(ctx, h), caller), h
+}
+
+type header struct{ metadata.MD }
+
+func (h *header) Method() string { return "/test" }
+
+func (h *header) SetHeader(md metadata.MD) error {
+	h.MD = metadata.Join(h.MD, md)
+	return nil
+}
+
+func (h *header) SendHeader(metadata.MD) error { return nil }
+
+func (h *header) SetTrailer(metadata.MD) error { return nil }
+
+func (h *header) replayed() bool { return len(h.Get("idempotency-replayed")) > 0 }

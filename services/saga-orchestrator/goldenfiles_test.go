@@ -1,0 +1,141 @@
+package orchestrator
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"example.com/billing/pkg/es"
+	eventv1 "example.com/billing/proto/gen/go/billing/event/v1"
+)
+
+var update = flag.Bool("update", false, "write golden files that do not exist yet")
+
+// golden compares an event, exactly as it is published, with its file. A file that is there is never written again: what was
+// published once is read for ever.
+func golden(t *testing.T, name string, e es.Event) {
+	t.Helper()
+	b, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", "events", name+".json")
+	want, err := os.ReadFile(path)
+	if os.IsNotExist(err) && *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want, err = b, nil
+	}
+	if err != nil {
+		t.Fatalf("%v (make golden writes the files of new events)", err)
+	}
+	if string(b) != string(want) {
+		t.Errorf("%s\n got %s\nwant %s", path, b, want)
+	}
+}
+
+// goldens reads every golden file, those of events that are no longer written included.
+func goldens(t *testing.T) map[string][]byte {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("testdata", "events", "*.json"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	files := map[string][]byte{}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[strings.TrimSuffix(filepath.Base(path), ".json")] = b
+	}
+	return files
+}
+
+// The envelope has exactly these keys, in this order; the two in the middle may be absent.
+func TestGoldenEnvelopes(t *testing.T) {
+	keys := []string{"eventId", "eventType", "aggregateId", "aggregateType", "aggregateVersion", "timestamp", "correlationId", "causationId", "metadata", "data"}
+	for name, b := range goldens(t) {
+		want := slices.DeleteFunc(slices.Clone(keys), func(k string) bool {
+			return strings.HasSuffix(name, ".bare") && (k == "causationId" || k == "metadata")
+		})
+		if got := keysOf(t, b); !slices.Equal(got, want) {
+			t.Errorf("%s has the keys %v, not %v", name, got, want)
+		}
+	}
+}
+
+// keysOf lists an object's keys in order.
+func keysOf(t *testing.T, b []byte) []string {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if _, err := dec.Token(); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var skipped json.RawMessage
+		if err := dec.Decode(&skipped); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key.(string))
+	}
+	return keys
+}
+
+// Events and contract know the same fields: what is published parses strictly as the message of its name, and together the
+// golden files of a type fill every field of it.
+func TestGoldenContract(t *testing.T) {
+	missing := map[protoreflect.FullName]bool{}
+	for name, b := range goldens(t) {
+		var envelope eventv1.Envelope
+		if err := protojson.Unmarshal(b, &envelope); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		e, err := es.Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if eventType, _, _ := strings.Cut(name, "."); e.Type != eventType {
+			t.Errorf("%s holds %s", name, e.Type)
+		}
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName("billing.event.v1." + e.Type))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		m := kind.New().Interface()
+		if err := protojson.Unmarshal(e.Data, m); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		fields := m.ProtoReflect().Descriptor().Fields()
+		for i := range fields.Len() {
+			f := fields.Get(i)
+			filled, known := missing[f.FullName()]
+			missing[f.FullName()] = (filled || !known) && !m.ProtoReflect().Has(f)
+		}
+	}
+	for field, is := range missing {
+		if is {
+			t.Errorf("no golden file has %s", field)
+		}
+	}
+}

@@ -1,0 +1,291 @@
+// Package recovery tests that `make up` loses nothing when it is stopped or killed in the middle of its work.
+package recovery
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shopspring/decimal"
+)
+
+const (
+	transfers = 1000
+	accounts  = 20
+	stopMax   = 15 * time.Second
+)
+
+// SIGTERM, then kill -9, to `make up` in the middle of 1,000 transfers: every transfer reaches an end, none happens twice,
+// and the books balance.
+func TestStopAndKillLoseNothing(t *testing.T) {
+	dir, err := os.MkdirTemp("", "billing-recovery-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &system{t: t, dir: dir, http: freeAddr(t), env: []string{
+		"BILLING_DATA_DIR=" + dir, "BILLING_ACCOUNT_ADDR=" + freeAddr(t), "BILLING_TRANSACTION_ADDR=" + freeAddr(t), "BILLING_SAGA_ADDR=" + freeAddr(t),
+	}}
+	s.start()
+	t.Cleanup(s.stop)
+
+	bank := s.open("EXTERNAL")
+	var users []string
+	for i := range accounts {
+		users = append(users, s.open("USER"))
+		if tx := s.must("POST", "/api/v1/transactions/topup?wait=30s", order(fmt.Sprint("topup-", i), bank, users[i], "100.00")); tx["status"] != "completed" {
+			t.Fatalf("top-up: %v", tx)
+		}
+	}
+	var (
+		ids      [transfers]string
+		accepted atomic.Int64
+		wg       sync.WaitGroup
+		work     = make(chan int)
+	)
+	for range 16 {
+		wg.Go(func() {
+			for i := range work {
+				// The caller's part of the contract: no answer means asking again with the same key.
+				ids[i] = s.transfer(i, users)
+				accepted.Add(1)
+			}
+		})
+	}
+	reached := func(n int64) {
+		for accepted.Load() < n {
+			time.Sleep(time.Millisecond) // between two looks
+		}
+	}
+	go func() {
+		for i := range transfers {
+			work <- i
+		}
+		close(work)
+	}()
+	reached(transfers / 3)
+	s.terminate()
+	s.start()
+	reached(transfers * 2 / 3)
+	s.kill()
+	s.start()
+	wg.Wait()
+	s.audit(ids[:], users)
+}
+
+// transfer asks for transfer i until it is accepted, and returns its id.
+func (s *system) transfer(i int, users []string) string {
+	body := order(fmt.Sprint("transfer-", i), users[i%accounts], users[(i*7+1)%accounts], fmt.Sprintf("%d.%02d", i%13, i%100))
+	if i%accounts == (i*7+1)%accounts {
+		body["destinationAccountId"] = users[(i+1)%accounts]
+	}
+	if body["amount"] == "0.00" {
+		body["amount"] = "0.01"
+	}
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
+		status, tx, err := s.call("POST", "/api/v1/transactions/transfer", body)
+		switch {
+		case err == nil && (status == http.StatusAccepted || status == http.StatusOK):
+			return tx["transactionId"].(string)
+		case err == nil && status < 500 && status != http.StatusTooManyRequests:
+			s.t.Errorf("transfer %d: %d %v", i, status, tx)
+			return ""
+		}
+		time.Sleep(20 * time.Millisecond) // the system is on its way
+	}
+	s.t.Errorf("transfer %d was never accepted", i)
+	return ""
+}
+
+// audit: every transfer has one end, the balances are what the completed ones make them, the books balance.
+func (s *system) audit(ids, users []string) {
+	t := s.t
+	want := map[string]decimal.Decimal{}
+	for _, u := range users {
+		want[u] = decimal.New(100, 0)
+	}
+	ends, distinct := map[any]int{}, map[string]bool{}
+	for i, id := range ids {
+		tx := s.ended(id)
+		ends[tx["status"]]++
+		distinct[id] = true
+		if tx["idempotencyKey"] != fmt.Sprint("transfer-", i) {
+			t.Errorf("transaction %s has key %v", id, tx["idempotencyKey"])
+		}
+		if saga := s.must("GET", "/api/v1/sagas/"+id, nil); saga["status"] != tx["status"] {
+			t.Errorf("transaction %s is %v, its saga %v", id, tx["status"], saga["status"])
+		}
+		if tx["status"] == "completed" {
+			amount := decimal.RequireFromString(tx["amount"].(string))
+			from, to := tx["sourceAccountId"].(string), tx["destinationAccountId"].(string)
+			want[from], want[to] = want[from].Sub(amount), want[to].Add(amount)
+		}
+	}
+	t.Logf("of %d transfers: %v", len(ids), ends)
+	if len(distinct) != transfers || ends["completed"]+ends["failed"] != transfers || ends["completed"] < transfers/2 {
+		t.Errorf("%d transactions, ends %v", len(distinct), ends)
+	}
+	for _, u := range users {
+		if got := s.must("GET", "/api/v1/accounts/"+u+"/balance", nil)["balance"]; got != want[u].StringFixed(2) {
+			t.Errorf("account %s has %v, want %s", u, got, want[u].StringFixed(2))
+		}
+	}
+	books := s.must("GET", "/api/v1/books", nil)["currencies"].([]any)[0].(map[string]any)
+	if books["difference"] != "0.00" || books["inTransit"] != "0.00" || books["user"] != "2000.00" {
+		t.Errorf("books %v", books)
+	}
+	t.Logf("books %v", books)
+}
+
+func (s *system) ended(id string) map[string]any {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		if tx := s.must("GET", "/api/v1/transactions/"+id, nil); tx["status"] != "pending" {
+			return tx
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks
+	}
+	s.t.Fatalf("transaction %s is still pending", id)
+	return nil
+}
+
+// system is `make up`.
+type system struct {
+	t    *testing.T
+	dir  string
+	http string
+	env  []string
+	make *exec.Cmd
+	done chan error
+}
+
+func (s *system) start() {
+	begun := time.Now()
+	s.make = exec.Command("make", "--no-print-directory", "up")
+	s.make.Dir = root(s.t)
+	s.make.Env = append(append(os.Environ(), s.env...), "BILLING_HTTP_ADDR="+s.http)
+	log, err := os.OpenFile(filepath.Join(s.dir, "up.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	s.make.Stdout, s.make.Stderr = log, log
+	if err := s.make.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.done = make(chan error, 1)
+	go func(cmd *exec.Cmd, done chan error) { done <- cmd.Wait() }(s.make, s.done)
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); {
+		if status, _, err := s.call("GET", "/readyz", nil); err == nil && status == http.StatusOK {
+			s.t.Logf("ready after %s", time.Since(begun).Round(10*time.Millisecond))
+			return
+		}
+		select {
+		case err := <-s.done:
+			b, _ := os.ReadFile(log.Name())
+			s.t.Fatalf("make up ended: %v\n%s", err, b)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	b, _ := os.ReadFile(log.Name())
+	s.t.Fatalf("make up is not ready\n%s", b)
+}
+
+func (s *system) terminate() {
+	begun := time.Now()
+	if err := s.make.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	select {
+	case <-s.done:
+		s.t.Logf("SIGTERM: ended after %s", time.Since(begun).Round(10*time.Millisecond))
+	case <-time.After(stopMax):
+		s.t.Fatalf("make up still runs %s after SIGTERM", stopMax)
+	}
+}
+
+func (s *system) kill() {
+	if err := s.make.Process.Kill(); err != nil {
+		s.t.Fatal(err)
+	}
+	<-s.done
+	s.t.Log("killed by kill -9")
+}
+
+func (s *system) stop() {
+	_ = s.make.Process.Signal(syscall.SIGTERM)
+	<-s.done
+}
+
+func (s *system) open(kind string) string {
+	return s.must("POST", "/api/v1/accounts", map[string]any{"ownerId": "o", "ownerType": "person", "accountType": kind, "currency": "USD"})["accountId"].(string)
+}
+
+func order(key, source, destination, amount string) map[string]any {
+	return map[string]any{"idempotencyKey": key, "sourceAccountId": source, "destinationAccountId": destination, "amount": amount, "currency": "USD"}
+}
+
+func (s *system) must(method, path string, body any) map[string]any {
+	s.t.Helper()
+	status, o, err := s.call(method, path, body)
+	if err != nil || status >= 300 {
+		s.t.Fatalf("%s %s: %d %v %v", method, path, status, o, err)
+	}
+	return o
+}
+
+func (s *system) call(method, path string, body any) (int, map[string]any, error) {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return 0, nil, err
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequest(method, "http://"+s.http+path, r)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	client := http.Client{Timeout: 40 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	var o map[string]any
+	if err := json.NewDecoder(res.Body).Decode(&o); err != nil {
+		return 0, nil, errors.Join(errors.New("no JSON"), err)
+	}
+	return res.StatusCode, o, nil
+}
+
+func freeAddr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// root is the folder of the Makefile.
+func root(t *testing.T) string {
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
