@@ -31,6 +31,7 @@ func TestConsumerConfig(t *testing.T) {
 // Members join and leave while 10,000 messages pass: each is handled at least
 // once, and in order for each key.
 func TestConsumersShareAndKeepOrder(t *testing.T) {
+	t.Parallel()
 	const partitions, keys, versions = 6, 100, 100
 	cfg, _ := testConfig(t)
 	topic, group := testTopic(t, cfg, partitions), unique(t)
@@ -77,6 +78,7 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 }
 
 func TestMoreMembersThanPartitions(t *testing.T) {
+	t.Parallel()
 	cfg, _ := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	handle := func(context.Context, []Message) error { return nil }
@@ -87,6 +89,7 @@ func TestMoreMembersThanPartitions(t *testing.T) {
 }
 
 func TestHandlerErrorIsRetried(t *testing.T) {
+	t.Parallel()
 	cfg, _ := testConfig(t)
 	topic := testTopic(t, cfg, 2)
 	const keys, versions = 10, 50
@@ -131,6 +134,7 @@ func TestHandlerErrorIsRetried(t *testing.T) {
 // A restarted member goes on where the group was, and a batch under way when it
 // stopped is handled again.
 func TestConsumerResumes(t *testing.T) {
+	t.Parallel()
 	cfg, _ := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	p := testProducer(t, cfg)
@@ -189,6 +193,7 @@ func (l *lines) count(s string) int {
 // Messages that were deleted before the group read them are a loss to report,
 // again and again, and never to skip.
 func TestLostOffsetIsReportedNotSkipped(t *testing.T) {
+	t.Parallel()
 	cfg, _ := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	p := testProducer(t, cfg)

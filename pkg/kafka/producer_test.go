@@ -46,6 +46,7 @@ func refuse(req kmsg.Request, code int16, filter func(partition int32) bool) kms
 // publishAll resends until everything is acknowledged, as a relay does.
 func publishAll(ctx context.Context, p *Producer, batch []Message) (failures int, err error) {
 	wait := newBackoff()
+	wait.MaxInterval = 400 * time.Millisecond // tests do not spare the broker
 	for len(batch) > 0 {
 		n, err := p.Publish(ctx, batch)
 		batch = batch[n:]
@@ -95,6 +96,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestPublishAckedPrefix(t *testing.T) {
+	t.Parallel()
 	cfg, fake := testConfig(t)
 	if fake == nil {
 		t.Skip("needs injected errors")
@@ -157,6 +159,7 @@ func TestPublishAckedPrefix(t *testing.T) {
 }
 
 func TestPublishRetriesWithoutDuplicates(t *testing.T) {
+	t.Parallel()
 	cfg, fake := testConfig(t)
 	if fake == nil {
 		t.Skip("needs injected errors")
@@ -244,6 +247,7 @@ func TestPublishErrors(t *testing.T) {
 
 // A broker that answers but is still starting is waited for, within bounds.
 func TestPublishWaitsForStartingBroker(t *testing.T) {
+	t.Parallel()
 	cfg, fake := testConfig(t)
 	if fake == nil {
 		t.Skip("needs injected errors")
@@ -298,11 +302,14 @@ func TestPublishWaitsForStartingBroker(t *testing.T) {
 // The broker goes away and comes back in the middle of a stream of batches: the
 // relay resends from the first unacknowledged message, and nothing is lost.
 func TestPublishBrokerRestart(t *testing.T) {
+	t.Parallel()
 	cfg, outages := testOutages(t)
 	topic := testTopic(t, cfg, 3)
 	p := testProducer(t, cfg)
 	l := newLedger()
-	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
+	c := testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
+	defer func() { _ = c.Close() }() // while there is a broker
+	eventually(t, "the consumer joins", c.Ready)
 
 	const keys = 30
 	var versions, failures atomic.Int64

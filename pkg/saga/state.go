@@ -119,8 +119,11 @@ const (
 // Apply records what the decision's action came to. It is a pure function.
 func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
 	s.UpdatedAt = now.UTC().Truncate(time.Millisecond)
+	if a.Outcome != Done && a.Reason == "" {
+		a.Reason = "INTERNAL" // a reason is what tells a saga that was refused from one that goes on
+	}
 	switch {
-	case a.Outcome == Stuck, a.Outcome == Refused && !refusable(did):
+	case a.Outcome != Done && a.Outcome != Refused, a.Outcome == Refused && !refusable(did):
 		s.Status = NeedsAttention
 		s.ErrorReason, s.ErrorMessage = a.Reason, did.Action+": "+a.Message
 	case a.Outcome == Refused:

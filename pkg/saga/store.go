@@ -76,7 +76,7 @@ func (m *Memory) Save(_ context.Context, sagas []State) []error {
 	defer m.mu.Unlock()
 	errs := make([]error, len(sagas))
 	for i, s := range sagas {
-		if m.sagas[s.SagaID].Revision != s.Revision {
+		if stored, ok := m.sagas[s.SagaID]; !ok || stored.Revision != s.Revision {
 			errs[i] = fmt.Errorf("save saga %s: %w", s.SagaID, ErrStale)
 			continue
 		}

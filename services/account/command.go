@@ -80,13 +80,13 @@ type Post struct {
 	Reason       string
 }
 
-func (c Post) decide(a Account) ([]es.Fact, error) {
+func (c Post) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
 	after := a.Balance.Add(c.Direction.signed(c.Amount))
 	if r := c.refusal(a, after); r != nil {
 		return []es.Fact{PostingRefused{
 			ChangeAmount: amount(c.Amount, max(a.Scale, -c.Amount.Exponent())), ChangeType: c.Direction, Currency: c.Currency,
 			SagaID: c.SagaID, Step: c.Step, ErrorReason: r.Reason, ErrorMessage: r.Message,
-		}}, nil
+		}}, nil //nolint:nilerr // the refusal of a money step is a fact
 	}
 	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction, c.Amount)}, nil
 }
@@ -132,7 +132,7 @@ type Rollback struct {
 	Reason       string
 }
 
-func (c Rollback) decide(a Account) ([]es.Fact, error) {
+func (c Rollback) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
 	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount)}, nil
 }
 

@@ -54,7 +54,7 @@ func amount(d decimal.Decimal, scale int32) Amount {
 	return Amount(decimal.NewFromBigInt(d.Shift(scale).BigInt(), -scale))
 }
 
-// Created: the account was opened.
+// Created is a fact: the account was opened.
 type Created struct {
 	OwnerID     string         `json:"ownerId"`
 	OwnerType   string         `json:"ownerType"`
@@ -70,7 +70,7 @@ type Created struct {
 // EventType is AccountCreated.
 func (Created) EventType() string { return "AccountCreated" }
 
-// BalanceChanged: money moved on the account: the "done" of a step's register. Every one is balanced: what the account
+// BalanceChanged is a fact: money moved on the account: the "done" of a step's register. Every one is balanced: what the account
 // gains, transit loses.
 type BalanceChanged struct {
 	PreviousBalance Amount    `json:"previousBalance"`
@@ -88,7 +88,7 @@ type BalanceChanged struct {
 // EventType is BalanceChanged.
 func (BalanceChanged) EventType() string { return "BalanceChanged" }
 
-// PostingRefused: a rule said no to a step: the "refused" of its register.
+// PostingRefused is a fact: a rule said no to a step: the "refused" of its register.
 type PostingRefused struct {
 	ChangeAmount Amount    `json:"changeAmount"`
 	ChangeType   Direction `json:"changeType"`
@@ -102,7 +102,7 @@ type PostingRefused struct {
 // EventType is PostingRefused.
 func (PostingRefused) EventType() string { return "PostingRefused" }
 
-// PostingCancelled: a step will never be done: the "cancelled" of its register.
+// PostingCancelled is a fact: a step will never be done: the "cancelled" of its register.
 type PostingCancelled struct {
 	SagaID string `json:"sagaId"`
 	Step   string `json:"step"`
@@ -111,7 +111,7 @@ type PostingCancelled struct {
 // EventType is PostingCancelled.
 func (PostingCancelled) EventType() string { return "PostingCancelled" }
 
-// StatusChanged: the account was suspended, re-activated or closed.
+// StatusChanged is a fact: the account was suspended, re-activated or closed.
 type StatusChanged struct {
 	PreviousStatus Status `json:"previousStatus"`
 	NewStatus      Status `json:"newStatus"`

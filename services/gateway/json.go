@@ -111,7 +111,7 @@ func (m *marshaler) saga(saga *sagav1.Saga) ([]byte, error) {
 		return nil, err
 	}
 	if len(saga.GetCompensationActions()) == 0 {
-		absent := string(saga.ProtoReflect().Descriptor().Fields().ByName("compensation_actions").JSONName())
+		absent := saga.ProtoReflect().Descriptor().Fields().ByName("compensation_actions").JSONName()
 		members = slices.DeleteFunc(members, func(m member) bool { return m.key == absent })
 	}
 	var b bytes.Buffer

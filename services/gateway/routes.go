@@ -124,10 +124,10 @@ func (r *route) allow() string {
 
 // shorten keeps what a caller sent from filling the answer.
 func shorten(s string) string {
-	const max = 128
+	const longest = 128
 	s = strings.ToValidUTF8(s, "\uFFFD")
-	if runes := []rune(s); len(runes) > max {
-		return string(runes[:max]) + "…"
+	if runes := []rune(s); len(runes) > longest {
+		return string(runes[:longest]) + "…"
 	}
 	return s
 }

@@ -10,7 +10,7 @@ import (
 	"example.com/billing/pkg/es"
 )
 
-// Requested: a transaction was accepted; it starts the saga.
+// Requested is the fact that a transaction was accepted; it starts the saga.
 type Requested struct {
 	Type           Type           `json:"-"` // in the event's name
 	SourceID       string         `json:"sourceAccountId"`
@@ -34,7 +34,7 @@ func (r Requested) amount() (decimal.Decimal, int32) {
 	return d, max(-d.Exponent(), 0)
 }
 
-// Ended: a transaction completed, failed or was compensated.
+// Ended is the fact that a transaction completed, failed or was compensated.
 type Ended struct {
 	Type         Type   `json:"-"` // in the event's name
 	Status       Status `json:"-"` // in the event's name

@@ -48,7 +48,7 @@ func TestKubernetesPods(t *testing.T) {
 			checkEnvironment(t, c, name, container)
 			ports := map[string]string{}
 			for _, port := range container.Ports {
-				ports[port.Name] = portText(uint32(port.ContainerPort)) //nolint:gosec // a port is not negative
+				ports[port.Name] = portText(uint32(port.ContainerPort))
 			}
 			if ports["metrics"] != metricsPort || ports[servicePort(p)] != p.port || len(ports) != 2 {
 				t.Errorf("%s: container ports %v", name, ports)
@@ -147,7 +147,7 @@ func checkProbes(t *testing.T, name string, container corev1.Container) {
 func containerPort(container corev1.Container, port intstr.IntOrString) string {
 	for _, own := range container.Ports {
 		if own.Name == port.StrVal && port.Type == intstr.String || own.ContainerPort == port.IntVal && port.Type == intstr.Int {
-			return portText(uint32(own.ContainerPort)) //nolint:gosec // a port is not negative
+			return portText(uint32(own.ContainerPort))
 		}
 	}
 	return ""
@@ -228,7 +228,7 @@ func TestKubernetesServices(t *testing.T) {
 			}
 			if grpc := servicePort(p) == "grpc"; (service.Spec.ClusterIP == corev1.ClusterIPNone) != grpc {
 				t.Errorf("service %s has cluster IP %q", name, service.Spec.ClusterIP)
-			} else if grpc && portText(uint32(service.Spec.Ports[0].Port)) != p.port { //nolint:gosec // a port is not negative
+			} else if grpc && portText(uint32(service.Spec.Ports[0].Port)) != p.port {
 				// A headless service does not translate ports.
 				t.Errorf("service %s has port %d", name, service.Spec.Ports[0].Port)
 			}

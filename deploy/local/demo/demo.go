@@ -211,7 +211,7 @@ func (d *demo) do(method, path string, body []byte) object {
 		d.err = err
 		return nil
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end below
+	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	d.last = b
 	var out object

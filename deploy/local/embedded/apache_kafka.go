@@ -159,11 +159,11 @@ func startApacheKafka(ctx context.Context, o ApacheKafkaOptions) (_ *ApacheKafka
 func stopLeftoverBroker(ctx context.Context, pidFile, broker string, logf func(string, ...any)) error {
 	b, err := os.ReadFile(pidFile)
 	if err != nil {
-		return nil // none was started here
+		return nil //nolint:nilerr // none was started here
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil || pid <= 1 || !runsWith(pid, broker) {
-		return nil
+		return nil //nolint:nilerr // the file tells of no broker of ours
 	}
 	logf("stopping the Apache Kafka left over from before (pid %d)", pid)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {

@@ -59,7 +59,7 @@ func brokerVersion(ctx context.Context, brokers []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	guess, level := spoken.VersionGuess(kversion.TryRaftBroker()), int16(0)
+	guess, level := spoken.VersionGuess(), int16(0)
 	for _, f := range api.FinalizedFeatures {
 		if f.Name == "metadata.version" {
 			level = f.MaxVersionLevel

@@ -71,7 +71,7 @@ func Start(ctx context.Context, s Settings, say func(format string, args ...any)
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	logPath := filepath.Join(s.DataDir, "billing.log")
-	if sys.log, err = os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if sys.log, err = os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil { //nolint:gosec // the settings say where
 		return nil, fmt.Errorf("log file: %w", err)
 	}
 	if err := sys.startParts(ctx); err != nil {
@@ -179,7 +179,7 @@ func ready(ctx context.Context, url string) bool {
 	if err != nil {
 		return false
 	}
-	defer res.Body.Close() //nolint:errcheck // nothing was read
+	defer res.Body.Close()
 	return res.StatusCode == http.StatusOK
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -76,6 +77,7 @@ func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
 		items = make([][]es.Append, len(sagas))
 		ids   = make([]string, len(sagas))
 		have  = make(map[string]int64, len(sagas))
+		bad   = map[int]error{} // sagas whose event cannot be made
 	)
 	for i, st := range sagas {
 		ids[i] = st.SagaID
@@ -84,11 +86,12 @@ func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
 		}
 		e, err := s.ended(st)
 		if err != nil {
-			return fill(len(sagas), fmt.Errorf("event of saga %s: %w", st.SagaID, err))
+			bad[i] = fmt.Errorf("event of saga %s: %w", st.SagaID, err)
+			continue
 		}
 		items[i] = []es.Append{{Stream: e.Stream, Events: []es.Event{e}}}
 	}
-	return s.events.AppendWith(ctx, items, espg.With{
+	errs := s.events.AppendWith(ctx, items, espg.With{
 		Read: func(b *pgx.Batch) {
 			b.Queue(`SELECT saga_id::text, revision FROM saga_state WHERE saga_id = ANY($1::uuid[])`, ids).Query(func(rows pgx.Rows) error {
 				var (
@@ -100,15 +103,22 @@ func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
 			})
 		},
 		Write: func(b *pgx.Batch, accepted []int, reject func(int, error)) error {
-			rows := newRows(len(accepted))
+			newest := make(map[string]saga.State, len(accepted))
 			for _, i := range accepted {
 				st := sagas[i]
-				if have[st.SagaID] != st.Revision {
-					reject(i, fmt.Errorf("save saga %s at revision %d: %w", st.SagaID, st.Revision, saga.ErrStale))
-					continue
+				r, known := have[st.SagaID]
+				switch {
+				case bad[i] != nil:
+					reject(i, bad[i])
+				case !known || r != st.Revision:
+					reject(i, stale(st))
+				default:
+					st.Revision++
+					have[st.SagaID], newest[st.SagaID] = st.Revision, st
 				}
-				st.Revision++
-				have[st.SagaID] = st.Revision
+			}
+			rows := newRows(len(newest))
+			for _, st := range newest {
 				if err := rows.add(st); err != nil {
 					return err
 				}
@@ -119,13 +129,24 @@ func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
 			return nil
 		},
 	})
+	for i, err := range errs {
+		var conflict *es.ConflictError
+		if errors.As(err, &conflict) {
+			errs[i] = stale(sagas[i]) // another writer has ended it
+		}
+	}
+	return errs
+}
+
+func stale(st saga.State) error {
+	return fmt.Errorf("save saga %s at revision %d: %w", st.SagaID, st.Revision, saga.ErrStale)
 }
 
 // Get is saga.Store's.
 func (s *Store) Get(ctx context.Context, id string) (saga.State, error) {
 	states, err := s.query(ctx, `SELECT revision, state FROM saga_state WHERE saga_id = $1`, id)
 	if err != nil {
-		return saga.State{}, fmt.Errorf("get saga %s: %w", id, err)
+		return saga.State{}, espg.Classify("get saga "+id, err)
 	}
 	if len(states) == 0 {
 		return saga.State{}, fmt.Errorf("saga %s: %w", id, saga.ErrNotFound)
@@ -201,14 +222,6 @@ func (r *rows) add(st saga.State) error {
 	r.revisions, r.created, r.updated = append(r.revisions, st.Revision), append(r.created, st.CreatedAt), append(r.updated, st.UpdatedAt)
 	r.states = append(r.states, b)
 	return nil
-}
-
-func fill(n int, err error) []error {
-	errs := make([]error, n)
-	for i := range errs {
-		errs[i] = err
-	}
-	return errs
 }
 
 var _ saga.Store = (*Store)(nil)

@@ -97,7 +97,7 @@ func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
 	return func(ctx context.Context, call saga.Call) (saga.Answer, error) {
 		in, err := orchestrator.ReadInput(call.Input)
 		if err != nil {
-			return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil
+			return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil //nolint:nilerr // it is the answer
 		}
 		p := &accountv1.Posting{
 			SagaId: call.SagaID, Step: call.Action, AccountId: on.account(in), Kind: kind, Amount: in.Amount, Currency: in.Currency,

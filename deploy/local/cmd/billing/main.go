@@ -104,7 +104,7 @@ func (d *demoCmd) Run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		defer os.RemoveAll(dir)
 		d.DataDir = dir
 	}
 	sys, err := system.Start(ctx, d.Settings, say)

@@ -46,7 +46,7 @@ func run(ctx context.Context, command []string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // temporary
+	defer os.RemoveAll(dir)
 	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{
 		DSN: os.Getenv("BILLING_POSTGRES_DSN"), Bin: os.Getenv("BILLING_POSTGRES_BIN"), DataDir: dir, Logf: say,
 	})
@@ -68,7 +68,7 @@ func run(ctx context.Context, command []string) (err error) {
 	default:
 		say("no Apache Kafka: %v; its tests are skipped, the others use the development broker", missing)
 	}
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // running it is what this is for
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
