@@ -70,7 +70,7 @@ func New[T, R any](opts Options, flush func(context.Context, []T) []Result[R]) *
 	if opts.FlightMax <= 0 {
 		opts.FlightMax = 1
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	return &Queue[T, R]{flush: flush, opts: opts, ctx: ctx, stop: stop}
 }
 

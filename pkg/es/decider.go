@@ -45,7 +45,7 @@ type Snapshots[S any] struct {
 
 // Refusal is a business "no" with a reason. It is final for the state it was decided on; an error that is no Refusal means
 // "unknown, ask again".
-type Refusal struct {
+type Refusal struct { //nolint:errname // a refusal is no failure; the glossary has the word
 	Reason  string // one of a closed set, such as INSUFFICIENT_FUNDS
 	Message string // one sentence for people
 }

@@ -393,7 +393,7 @@ func retryable(err error) bool {
 func pause(ctx context.Context, attempt int) {
 	d := min(time.Millisecond<<min(attempt, 10), 500*time.Millisecond)
 	select {
-	case <-time.After(d/2 + rand.N(d/2+1)):
+	case <-time.After(d/2 + rand.N(d/2+1)): //nolint:gosec // jitter
 	case <-ctx.Done():
 	}
 }

@@ -110,6 +110,28 @@ func TestOneKeyAtOnceHasOneEffect(t *testing.T) {
 	})
 }
 
+func TestOneKeySeveralTimesInAGroupHasOneEffect(t *testing.T) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		x, id := newExecutor(t, s, es.ExecutorOptions{}), uuid.NewString()
+		results := x.ExecuteAll(t.Context(), []es.Command[any]{
+			command(id, "", put{10}), command(id, "key", spendAll{}), command(id, "key", spendAll{}), command(id, "", put{3}), command(id, "key", put{1}),
+		})
+		for i, want := range []struct {
+			replayed bool
+			version  int64
+			event    int64
+		}{{false, 1, 1}, {false, 2, 2}, {true, 2, 2}, {false, 3, 3}, {true, 3, 2}} {
+			out := results[i].Value
+			if results[i].Err != nil || out.Replayed != want.replayed || out.Version != want.version || len(out.Events) != 1 || out.Events[0].Version != want.event {
+				t.Errorf("command %d: %+v, want %+v", i, results[i], want)
+			}
+		}
+		if b := balance(t, s, id); b != 3 {
+			t.Errorf("balance %d, want 3", b)
+		}
+	})
+}
+
 // A key is used once, whatever happened since: the repeat's answer is the first one's, even if it would be refused now.
 func TestAKeyIsAnsweredAgain(t *testing.T) {
 	eachStore(t, func(t *testing.T, s es.Store) {

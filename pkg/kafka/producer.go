@@ -304,7 +304,7 @@ func (p *Producer) place(m *Message) (topicPartition, error) {
 	if m.Key != nil {
 		pm.Key = sarama.ByteEncoder(m.Key)
 	}
-	partition, err := p.partitioner.Partition(&pm, int32(len(partitions)))
+	partition, err := p.partitioner.Partition(&pm, int32(len(partitions))) //nolint:gosec // a topic has few
 	return topicPartition{m.Topic, partition}, err
 }
 
@@ -339,6 +339,6 @@ func (s *set) add(m *Message) {
 // seal takes the set's sequence numbers; they wrap around to 0 after MaxInt32.
 func (p *Producer) seal(s *set) {
 	n := len(s.batch.Records)
-	s.batch.LastOffsetDelta = int32(n - 1)
+	s.batch.LastOffsetDelta = int32(n - 1) //nolint:gosec // a batch is below 1 MiB
 	p.sequences[s.topicPartition] = int32((int64(s.batch.FirstSequence) + int64(n)) & math.MaxInt32)
 }

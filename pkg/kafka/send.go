@@ -102,11 +102,10 @@ func (p *Producer) exchange(sets []*set) (left []*set, err error) {
 			_ = a.broker.Close() // Leader opens it again
 		}
 		for _, s := range a.sets {
-			switch e := a.of(s); {
-			case e == nil:
-				s.acked = true
-			default:
+			if e := a.of(s); e != nil {
 				fail(s, e)
+			} else {
+				s.acked = true
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import "fmt"
 // Verdict says what to do with a version that arrived.
 type Verdict int
 
+// The verdicts.
 const (
 	Apply     Verdict = iota + 1 // the next one
 	Duplicate                    // seen before: drop it

@@ -107,14 +107,18 @@ func assertTopic(ctx context.Context, admin sarama.ClusterAdmin, t Topic) error 
 	for i := range kept {
 		names[i] = kept[i].setting
 	}
-	entries, err := admin.DescribeConfig(sarama.ConfigResource{
-		Type: sarama.TopicResource, Name: t.Name, ConfigNames: names,
-	})
+	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: t.Name, ConfigNames: names}}, sarama.DescribeConfigsOptions{})
+	if err == nil && len(results) == 1 && results[0].ErrorCode != sarama.ErrNoError {
+		err = results[0].ErrorCode
+	}
+	if err == nil && len(results) != 1 {
+		err = fmt.Errorf("%d answers to one question", len(results))
+	}
 	if err != nil {
 		return fmt.Errorf("describe settings of %s: %w", t.Name, err)
 	}
 	actual := map[string]string{}
-	for _, e := range entries {
+	for _, e := range results[0].Configs {
 		actual[e.Name] = e.Value
 	}
 	for _, k := range kept {

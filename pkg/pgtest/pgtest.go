@@ -56,7 +56,7 @@ func execute(t testing.TB, server, sql string) {
 	if err != nil {
 		t.Fatalf("connect to %s: %v", Env, err)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is lost
+	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}

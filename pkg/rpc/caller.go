@@ -50,8 +50,8 @@ func CallerFrom(ctx context.Context) Caller {
 	return Caller{CorrelationID: uuid.NewString(), Actor: AnonymousActor, TenantID: DefaultTenant}
 }
 
-// WaitFor is how long the caller wants to wait: 0 to max, and a violation of the field wait where it is no such duration.
-func (c Caller) WaitFor(max time.Duration) (time.Duration, error) {
+// WaitFor is how long the caller wants to wait: 0 to longest, and a violation of the field wait where it is no such duration.
+func (c Caller) WaitFor(longest time.Duration) (time.Duration, error) {
 	if c.Wait == "" {
 		return 0, nil
 	}
@@ -59,8 +59,8 @@ func (c Caller) WaitFor(max time.Duration) (time.Duration, error) {
 	if err != nil {
 		return 0, Invalid(Violation{Field: "wait", Rule: "duration", Value: c.Wait})
 	}
-	if d < 0 || d > max {
-		return 0, Invalid(Violation{Field: "wait", Rule: "range:0s.." + max.String(), Value: c.Wait})
+	if d < 0 || d > longest {
+		return 0, Invalid(Violation{Field: "wait", Rule: "range:0s.." + longest.String(), Value: c.Wait})
 	}
 	return d, nil
 }

@@ -170,11 +170,11 @@ func CodeName(code codes.Code) string {
 // clean makes text fit for a protobuf string, which must be UTF-8.
 func clean(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
-// cut shortens to max characters.
-func cut(s string, max int) string {
+// cut shortens to longest characters.
+func cut(s string, longest int) string {
 	s = clean(s)
-	if utf8.RuneCountInString(s) <= max {
+	if utf8.RuneCountInString(s) <= longest {
 		return s
 	}
-	return string([]rune(s)[:max])
+	return string([]rune(s)[:longest])
 }

@@ -64,13 +64,13 @@ func (f *Fields) UUID(field, value string) string {
 	return id
 }
 
-// MaxLen needs text of at most max characters: UTF-8 without U+0000, which databases do not store.
-func (f *Fields) MaxLen(field, value string, max int) {
+// MaxLen needs text of at most most characters: UTF-8 without U+0000, which databases do not store.
+func (f *Fields) MaxLen(field, value string, most int) {
 	switch {
 	case !utf8.ValidString(value) || strings.ContainsRune(value, 0):
 		f.Add(field, "text", value)
-	case utf8.RuneCountInString(value) > max:
-		f.Add(field, "max_length:"+strconv.Itoa(max), value)
+	case utf8.RuneCountInString(value) > most:
+		f.Add(field, "max_length:"+strconv.Itoa(most), value)
 	}
 }
 
@@ -81,20 +81,20 @@ func (f *Fields) OneOf(field, value string, allowed ...string) {
 	}
 }
 
-// PageSize needs 1 to max, and returns fallback for 0, which is an absent page size.
-func (f *Fields) PageSize(field string, size, fallback, max int32) int32 {
+// PageSize needs 1 to most, and returns fallback for 0, which is an absent page size.
+func (f *Fields) PageSize(field string, size, fallback, most int32) int32 {
 	if size == 0 {
 		return fallback
 	}
-	if size < 1 || size > max {
-		f.Add(field, fmt.Sprintf("range:1..%d", max), strconv.Itoa(int(size)))
+	if size < 1 || size > most {
+		f.Add(field, fmt.Sprintf("range:1..%d", most), strconv.Itoa(int(size)))
 		return fallback
 	}
 	return size
 }
 
-// Struct needs JSON of at most max bytes as protojson writes it, without its white space, and without U+0000. Nil is fine.
-func (f *Fields) Struct(field string, value *structpb.Struct, max int) {
+// Struct needs JSON of at most most bytes as protojson writes it, without its white space, and without U+0000. Nil is fine.
+func (f *Fields) Struct(field string, value *structpb.Struct, most int) {
 	if value == nil {
 		return
 	}
@@ -102,8 +102,8 @@ func (f *Fields) Struct(field string, value *structpb.Struct, max int) {
 	switch {
 	case err != nil:
 		f.Add(field, "json", "")
-	case len(compact) > max:
-		f.Add(field, "max_bytes:"+strconv.Itoa(max), "")
+	case len(compact) > most:
+		f.Add(field, "max_bytes:"+strconv.Itoa(most), "")
 	case hasNUL(structpb.NewStructValue(value)):
 		f.Add(field, "text", "")
 	}

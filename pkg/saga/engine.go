@@ -138,7 +138,7 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	}
 	for _, s := range added {
 		if err := e.work(ctx, s); err != nil {
-			return len(added), nil // stored: recovery finds it
+			return len(added), nil //nolint:nilerr // stored: recovery finds it
 		}
 	}
 	return len(added), nil

@@ -29,15 +29,18 @@ func (c Open) decide(a Account) ([]es.Fact, error) {
 		}
 		return nil, es.Refuse("IDEMPOTENCY_CONFLICT", "The idempotency key opened an account of owner %s in %s with other content.", a.OwnerID, a.Currency)
 	}
-	f := Created{
-		OwnerID: c.OwnerID, OwnerType: c.OwnerType, AccountType: c.Type, Currency: c.Currency, Scale: c.Scale,
-		Metadata: c.Metadata, RequestHash: c.RequestHash,
-	}
+	return []es.Fact{c.Fact()}, nil
+}
+
+// Fact is what opening leads to.
+func (c Open) Fact() Created {
 	if c.Type == User && c.MinBalance == nil {
 		c.MinBalance = &decimal.Zero
 	}
-	f.MinBalance, f.MaxBalance = limit(c.MinBalance, c.Scale), limit(c.MaxBalance, c.Scale)
-	return []es.Fact{f}, nil
+	return Created{
+		OwnerID: c.OwnerID, OwnerType: c.OwnerType, AccountType: c.Type, Currency: c.Currency, Scale: c.Scale,
+		MinBalance: limit(c.MinBalance, c.Scale), MaxBalance: limit(c.MaxBalance, c.Scale), Metadata: c.Metadata, RequestHash: c.RequestHash,
+	}
 }
 
 func limit(d *decimal.Decimal, scale int32) *Amount {
@@ -83,10 +86,10 @@ type Post struct {
 func (c Post) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
 	after := a.Balance.Add(c.Direction.signed(c.Amount))
 	if r := c.refusal(a, after); r != nil {
-		return []es.Fact{PostingRefused{
+		return []es.Fact{PostingRefused{ //nolint:nilerr // the refusal of a money step is a fact
 			ChangeAmount: amount(c.Amount, max(a.Scale, -c.Amount.Exponent())), ChangeType: c.Direction, Currency: c.Currency,
 			SagaID: c.SagaID, Step: c.Step, ErrorReason: r.Reason, ErrorMessage: r.Message,
-		}}, nil //nolint:nilerr // the refusal of a money step is a fact
+		}}, nil
 	}
 	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction, c.Amount)}, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/services/account"
+	"example.com/billing/services/edge/goldentest"
 )
 
 // published are the account's events, by the name of their golden file.
@@ -47,13 +48,13 @@ func TestGoldenEvents(t *testing.T) {
 		if !strings.HasSuffix(name, ".bare") {
 			e.CausationID, e.Metadata = "5e0f2b64-0d7c-4a34-8a33-0c6f3d1f9a77", map[string]any{"tenantId": "default", "actor": "ann", "sagaId": saga}
 		}
-		golden(t, name, e)
+		files.Compare(t, name, e)
 	}
 }
 
 // What was published once decodes for ever, and encodes to the same bytes.
 func TestGoldenEventsDecode(t *testing.T) {
-	for name, b := range goldens(t) {
+	for name, b := range files.All(t) {
 		e, err := es.Decode(b)
 		if err != nil {
 			t.Fatal(err)
@@ -73,7 +74,7 @@ func TestGoldenEventsDecode(t *testing.T) {
 
 // The data of BalanceChanged begins with the five keys that every reader may rely on.
 func TestGoldenBalanceChangedBegins(t *testing.T) {
-	e, err := es.Decode(goldens(t)["BalanceChanged"])
+	e, err := es.Decode(files.All(t)["BalanceChanged"])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,3 +83,9 @@ func TestGoldenBalanceChangedBegins(t *testing.T) {
 		t.Errorf("data %s", e.Data)
 	}
 }
+
+var files = goldentest.New()
+
+func TestGoldenEnvelopes(t *testing.T) { files.CheckEnvelopes(t) }
+
+func TestGoldenContract(t *testing.T) { files.CheckContract(t) }

@@ -7,6 +7,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/estest"
+	"example.com/billing/services/edge/goldentest"
 	"example.com/billing/services/transaction"
 )
 
@@ -44,13 +45,13 @@ func TestGoldenEvents(t *testing.T) {
 		if !strings.HasSuffix(name, ".bare") {
 			e.CausationID, e.Metadata = "5e0f2b64-0d7c-4a34-8a33-0c6f3d1f9a77", map[string]any{"tenantId": "default", "actor": "ann"}
 		}
-		golden(t, name, e)
+		files.Compare(t, name, e)
 	}
 }
 
 // What was published once decodes for ever, and encodes to the same bytes.
 func TestGoldenEventsDecode(t *testing.T) {
-	for name, b := range goldens(t) {
+	for name, b := range files.All(t) {
 		e, err := es.Decode(b)
 		if err != nil {
 			t.Fatal(err)
@@ -67,3 +68,9 @@ func TestGoldenEventsDecode(t *testing.T) {
 		}
 	}
 }
+
+var files = goldentest.New()
+
+func TestGoldenEnvelopes(t *testing.T) { files.CheckEnvelopes(t) }
+
+func TestGoldenContract(t *testing.T) { files.CheckContract(t) }

@@ -115,7 +115,7 @@ func (s *Server) CreateAccount(ctx context.Context, req *accountv1.CreateAccount
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	hash, err := requestHash(open)
+	hash, err := requestHash(open.Fact())
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (h *harness) open(kind account.Type, change ...func(*accountv1.CreateAccoun
 func (h *harness) funded(amount string, change ...func(*accountv1.CreateAccountRequest)) string {
 	h.t.Helper()
 	id := h.open(account.User, change...)
-	h.want(h.post(posting(credit, uuid.NewString(), "fund", id, amount)), done, "")
+	h.want(h.post(ask(credit, uuid.NewString(), "fund", id, amount)), done, "")
 	return id
 }
 
@@ -77,7 +77,7 @@ func upTo(s string) func(*accountv1.CreateAccountRequest) {
 	return func(r *accountv1.CreateAccountRequest) { r.MaxBalance = &s }
 }
 
-func posting(kind accountv1.PostingKind, saga, step, accountID, amount string) *accountv1.Posting {
+func ask(kind accountv1.PostingKind, saga, step, accountID, amount string) *accountv1.Posting {
 	return &accountv1.Posting{
 		SagaId: saga, Step: step, AccountId: accountID, Kind: kind, Amount: amount, Currency: "USD", Reason: "transfer",
 		CorrelationId: "corr-1", CausedBy: "event-1", TenantId: "default", Actor: "ann",

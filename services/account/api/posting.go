@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"regexp"
 
 	"github.com/shopspring/decimal"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -19,9 +20,16 @@ import (
 
 // InspectAccounts reads what a transaction must know of its accounts, from their streams.
 func (s *Server) InspectAccounts(ctx context.Context, req *accountv1.InspectAccountsRequest) (*accountv1.InspectAccountsResponse, error) {
-	ids := req.GetAccountIds()
+	var v rpc.Fields
+	ids := make([]string, len(req.GetAccountIds()))
 	if len(ids) > edge.BatchMax {
-		return nil, rpc.Invalid(rpc.Violation{Field: "accountIds", Rule: "max_items:1000"})
+		v.Add("accountIds", "max_items:1000", "")
+	}
+	for i, id := range req.GetAccountIds() {
+		ids[i] = v.UUID("accountIds", id)
+	}
+	if err := v.Err(); err != nil {
+		return nil, err
 	}
 	found, err := s.Executor.GetAll(ctx, ids)
 	if err != nil {
@@ -39,62 +47,89 @@ func (s *Server) InspectAccounts(ctx context.Context, req *accountv1.InspectAcco
 
 // Post carries out many sagas' steps. Each posting stands alone.
 func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*accountv1.PostResponse, error) {
-	postings := req.GetPostings()
-	if len(postings) == 0 || len(postings) > edge.BatchMax {
+	if n := len(req.GetPostings()); n == 0 || n > edge.BatchMax {
 		return nil, rpc.Invalid(rpc.Violation{Field: "postings", Rule: "items:1..1000"})
 	}
-	results := make([]*accountv1.PostingResult, len(postings))
-	var (
-		cmds []es.Command[account.Command]
-		at   []int // index of each command's posting
-	)
-	for i, p := range postings {
-		cmd, err := firstCommand(p)
+	results := make([]*accountv1.PostingResult, len(req.GetPostings()))
+	var first, second []posting
+	for i, p := range req.GetPostings() {
+		x, err := s.read(p)
 		if err != nil {
 			results[i] = undecided(err)
 			continue
 		}
-		cmds, at = append(cmds, cmd), append(at, i)
+		x.index = i
+		first = append(first, x)
 	}
-	for j, out := range s.Executor.ExecuteAll(ctx, cmds) {
-		p := postings[at[j]]
-		if p.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
-			out = s.rollback(ctx, p, cmds[j], out)
+	for j, out := range s.execute(ctx, first) {
+		x := first[j]
+		r, err := register(out)
+		if x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && err == nil && r.Outcome == account.Done {
+			// What was done is there to be undone, by as much as its register says.
+			x.key = "rollback/" + x.sagaID + "/" + x.GetStep()
+			x.body = account.Rollback{SagaID: x.sagaID, Step: x.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: x.GetReason()}
+			second = append(second, x)
+			continue
 		}
-		results[at[j]] = result(p, out)
+		results[x.index] = x.result(out)
+	}
+	for j, out := range s.execute(ctx, second) {
+		results[second[j].index] = second[j].result(out)
 	}
 	return &accountv1.PostResponse{Results: results}, nil
 }
 
-// firstCommand is what a posting begins with: a rollback begins by closing the register of the step it undoes.
-func firstCommand(p *accountv1.Posting) (es.Command[account.Command], error) {
+// posting is a posting whose shape is checked, with ids in their canonical form: an id in another case would be another
+// register, or another account.
+type posting struct {
+	*accountv1.Posting
+	index             int // in the request
+	sagaID, accountID string
+	amount            decimal.Decimal // debit, credit
+	key               string          // of the register that body writes
+	body              account.Command
+}
+
+// stepPattern keeps the parts of a register's key apart.
+var stepPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+
+// read checks a posting's shape. A rollback begins by closing the register of the step it undoes.
+func (s *Server) read(p *accountv1.Posting) (posting, error) {
 	var v rpc.Fields
-	saga, id := v.UUID("sagaId", p.GetSagaId()), v.UUID("accountId", p.GetAccountId())
-	v.Required("step", p.GetStep())
-	step := p.GetStep()
-	var body account.Command
+	x := posting{Posting: p, sagaID: v.UUID("sagaId", p.GetSagaId()), accountID: v.UUID("accountId", p.GetAccountId())}
+	step := func(field, name string) string {
+		if !stepPattern.MatchString(name) {
+			v.Add(field, "pattern:"+stepPattern.String(), name)
+		}
+		return name
+	}
+	target := step("step", p.GetStep())
 	switch p.GetKind() {
 	case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_CREDIT:
-		amount, err := decimal.NewFromString(p.GetAmount())
-		if err != nil || !amount.IsPositive() {
-			v.Add("amount", "decimal above zero", p.GetAmount())
+		if cur, ok := s.Currencies.Find(p.GetCurrency()); ok {
+			var err error
+			if x.amount, err = cur.ParsePositive(p.GetAmount()); err != nil {
+				addMoneyError(&v, "amount", err)
+			}
+		} else {
+			v.OneOf("currency", p.GetCurrency(), s.Currencies.Codes()...)
 		}
-		v.Required("currency", p.GetCurrency())
-		body = account.Post{
-			SagaID: saga, Step: step, Direction: direction(p), Amount: amount, Currency: p.GetCurrency(), Reason: p.GetReason(),
+		x.body = account.Post{
+			SagaID: x.sagaID, Step: target, Direction: direction(p), Amount: x.amount, Currency: p.GetCurrency(), Reason: p.GetReason(),
 		}
 	case accountv1.PostingKind_POSTING_KIND_CANCEL:
-		body = account.Cancel{SagaID: saga, Step: step}
+		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
-		if v.Required("undoStep", p.GetUndoStep()) && p.GetUndoStep() == step {
-			v.Add("undoStep", "different_from:step", step) // the rollback would find its own register written
+		if target == p.GetUndoStep() {
+			v.Add("undoStep", "different_from:step", target)
 		}
-		step = p.GetUndoStep()
-		body = account.Cancel{SagaID: saga, Step: step}
+		target = step("undoStep", p.GetUndoStep())
+		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	default:
 		v.Add("kind", "one_of:DEBIT,CREDIT,CANCEL,ROLLBACK", p.GetKind().String())
 	}
-	return postingCommand(p, saga, id, step, body), v.Err()
+	x.key = x.sagaID + "/" + target
+	return x, v.Err()
 }
 
 func direction(p *accountv1.Posting) account.Direction {
@@ -104,27 +139,18 @@ func direction(p *accountv1.Posting) account.Direction {
 	return account.Credit
 }
 
-// postingCommand addresses a command to the account, with the step's register as its key. Both ids are in their canonical
-// form, whatever the posting has: an id in another case would be another register, or another account.
-func postingCommand(p *accountv1.Posting, sagaID, accountID, step string, body account.Command) es.Command[account.Command] {
-	c := cqrs.New(body, cqrs.Origin{CorrelationID: p.GetCorrelationId(), TenantID: p.GetTenantId(), Actor: p.GetActor()})
-	cmd := command(c.Info, accountID, sagaID+"/"+step, false, body)
-	cmd.Metadata["sagaId"], cmd.Metadata["step"] = sagaID, step
-	if p.GetCausedBy() != "" {
-		cmd.Metadata["causedBy"] = p.GetCausedBy()
+// execute sends each posting's command to its account, with the step's register as its key.
+func (s *Server) execute(ctx context.Context, postings []posting) []batch.Result[es.Outcome[account.Account]] {
+	cmds := make([]es.Command[account.Command], len(postings))
+	for i, x := range postings {
+		c := cqrs.New(x.body, cqrs.Origin{CorrelationID: x.GetCorrelationId(), TenantID: x.GetTenantId(), Actor: x.GetActor()})
+		cmds[i] = command(c.Info, x.accountID, x.key, false, x.body)
+		cmds[i].Metadata["sagaId"], cmds[i].Metadata["step"] = x.sagaID, x.GetStep()
+		if x.GetCausedBy() != "" {
+			cmds[i].Metadata["causedBy"] = x.GetCausedBy()
+		}
 	}
-	return cmd
-}
-
-// rollback credits or debits back what the register that first closed says was done; there is nothing to do if it was not.
-func (s *Server) rollback(ctx context.Context, p *accountv1.Posting, first es.Command[account.Command], closed batch.Result[es.Outcome[account.Account]]) batch.Result[es.Outcome[account.Account]] {
-	r, err := register(closed)
-	if err != nil || r.Outcome != account.Done {
-		return closed
-	}
-	sagaID := first.Body.(account.Cancel).SagaID //nolint:forcetypeassert // a rollback begins with it
-	body := account.Rollback{SagaID: sagaID, Step: p.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: p.GetReason()}
-	return s.Executor.ExecuteAll(ctx, []es.Command[account.Command]{postingCommand(p, sagaID, first.StreamID, p.GetStep(), body)})[0]
+	return s.Executor.ExecuteAll(ctx, cmds)
 }
 
 // register reads the register that a command wrote or found.
@@ -147,42 +173,34 @@ func register(out batch.Result[es.Outcome[account.Account]]) (account.Register, 
 }
 
 // result answers a posting from its register.
-func result(p *accountv1.Posting, out batch.Result[es.Outcome[account.Account]]) *accountv1.PostingResult {
+func (x posting) result(out batch.Result[es.Outcome[account.Account]]) *accountv1.PostingResult {
 	r, err := register(out)
+	if err == nil {
+		err = x.sameContent(r)
+	}
 	if err != nil {
 		return undecided(err)
 	}
 	res := &accountv1.PostingResult{Replayed: out.Value.Replayed, Version: int32(out.Value.Events[0].Version)} //nolint:gosec // two billion events
-	switch r.Outcome {
-	case account.Done:
-		if err := sameContent(p, r); err != nil {
-			return undecided(err)
-		}
+	switch {
+	case r.Outcome == account.Done:
 		res.Outcome, res.NewBalance = accountv1.PostingOutcome_POSTING_OUTCOME_DONE, r.NewBalance
-	case account.Refused:
-		res.Outcome, res.ErrorReason, res.ErrorMessage = accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED, r.Reason, r.Message
-	case account.Cancelled:
+	case r.Outcome == account.Cancelled, x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK:
+		// Of a rollback: the step never happened, so there is nothing to undo.
 		res.Outcome = accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED
-	}
-	if p.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && r.Outcome != account.Done {
-		// The step never happened, so there is nothing to undo.
-		return &accountv1.PostingResult{Outcome: accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED, Version: res.Version, Replayed: res.Replayed}
+	default:
+		res.Outcome, res.ErrorReason, res.ErrorMessage = accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED, r.Reason, r.Message
 	}
 	return res
 }
 
-// sameContent: a repeat asks for what the register says was done.
-func sameContent(p *accountv1.Posting, r account.Register) error {
-	switch p.GetKind() {
-	case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_CREDIT:
-		amount, err := decimal.NewFromString(p.GetAmount())
-		if err != nil || !amount.Equal(r.Amount) || direction(p) != r.Direction || p.GetCurrency() != r.Currency {
-			return rpc.Fail("IDEMPOTENCY_CONFLICT", "Step %s of saga %s did %s of %s %s, not %s of %s %s.",
-				p.GetStep(), p.GetSagaId(), r.Direction, r.Amount, r.Currency, direction(p), p.GetAmount(), p.GetCurrency())
-		}
-	default:
+// sameContent: a repeated debit or credit asks for what its register tells of.
+func (x posting) sameContent(r account.Register) error {
+	if x.amount.IsZero() || r.Outcome == account.Cancelled || x.amount.Equal(r.Amount) && direction(x.Posting) == r.Direction && x.GetCurrency() == r.Currency {
+		return nil
 	}
-	return nil
+	return rpc.Fail("IDEMPOTENCY_CONFLICT", "Step %s of saga %s asked for %s of %s %s, not %s of %s %s.",
+		x.GetStep(), x.sagaID, r.Direction, r.Amount, r.Currency, direction(x.Posting), x.amount, x.GetCurrency())
 }
 
 // undecided says why a posting has no register: to be asked again, unless the request itself is wrong.

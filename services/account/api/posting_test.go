@@ -33,13 +33,13 @@ func TestRepeatedPostingGetsTheFirstAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, saga := newHarness(t), uuid.NewString()
 			id := h.funded("100.00")
-			p := posting(tc.kind, saga, step, id, tc.amount)
+			p := ask(tc.kind, saga, step, id, tc.amount)
 			first := h.post(p)
 			h.want(first, tc.outcome, tc.reason)
 			if first.GetReplayed() || first.GetNewBalance() != tc.balance || first.GetVersion() != 3 || (first.GetErrorMessage() != "") != (tc.reason != "") {
 				t.Errorf("first answer %v", first)
 			}
-			h.want(h.post(posting(credit, uuid.NewString(), step, id, "1000.00")), done, "") // it would be decided otherwise now
+			h.want(h.post(ask(credit, uuid.NewString(), step, id, "1000.00")), done, "") // it would be decided otherwise now
 			again := h.post(p)
 			if !again.GetReplayed() {
 				t.Error("the repeat is not marked")
@@ -58,11 +58,11 @@ func TestRepeatedPostingGetsTheFirstAnswer(t *testing.T) {
 func TestRefusedStaysRefused(t *testing.T) {
 	h, saga := newHarness(t), uuid.NewString()
 	id := h.funded("10.00")
-	p := posting(debit, saga, step, id, "50.00")
+	p := ask(debit, saga, step, id, "50.00")
 	h.want(h.post(p), refused, "INSUFFICIENT_FUNDS")
-	h.want(h.post(posting(credit, uuid.NewString(), step, id, "90.00")), done, "")
+	h.want(h.post(ask(credit, uuid.NewString(), step, id, "90.00")), done, "")
 	h.want(h.post(p), refused, "INSUFFICIENT_FUNDS")
-	h.want(h.post(posting(cancel, saga, step, id, "")), refused, "INSUFFICIENT_FUNDS")
+	h.want(h.post(ask(cancel, saga, step, id, "")), refused, "INSUFFICIENT_FUNDS")
 	h.want(h.post(undoing(saga, step, id)), cancelled, "")
 	h.holds(id, "100.00")
 }
@@ -71,16 +71,16 @@ func TestCancelled(t *testing.T) {
 	t.Run("before the action: the action never happens", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(cancel, saga, step, id, "")), cancelled, "")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), cancelled, "")
+		h.want(h.post(ask(cancel, saga, step, id, "")), cancelled, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), cancelled, "")
 		h.holds(id, "100.00")
 	})
 	t.Run("a late duplicate of a credit stays cancelled", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		p := posting(credit, saga, "credit_destination", id, "60.00")
+		p := ask(credit, saga, "credit_destination", id, "60.00")
 		h.suspend(id)
-		h.want(h.post(posting(cancel, saga, "credit_destination", id, "")), cancelled, "")
+		h.want(h.post(ask(cancel, saga, "credit_destination", id, "")), cancelled, "")
 		h.activate(id)
 		for range 3 {
 			h.want(h.post(p), cancelled, "")
@@ -90,7 +90,7 @@ func TestCancelled(t *testing.T) {
 	t.Run("a late duplicate of a refused credit stays refused", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		p := posting(credit, saga, "credit_destination", id, "60.00")
+		p := ask(credit, saga, "credit_destination", id, "60.00")
 		h.suspend(id)
 		h.want(h.post(p), refused, "ACCOUNT_SUSPENDED")
 		h.activate(id)
@@ -100,8 +100,8 @@ func TestCancelled(t *testing.T) {
 	t.Run("after the action: done", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
-		got := h.post(posting(cancel, saga, step, id, ""))
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
+		got := h.post(ask(cancel, saga, step, id, ""))
 		h.want(got, done, "")
 		if got.GetNewBalance() != "40.00" || !got.GetReplayed() {
 			t.Errorf("got %v", got)
@@ -110,8 +110,8 @@ func TestCancelled(t *testing.T) {
 	})
 	t.Run("on an account that does not exist", func(t *testing.T) {
 		h, saga, id := newHarness(t), uuid.NewString(), uuid.NewString()
-		h.want(h.post(posting(cancel, saga, step, id, "")), cancelled, "")
-		h.want(h.post(posting(debit, saga, step, id, "1.00")), cancelled, "")
+		h.want(h.post(ask(cancel, saga, step, id, "")), cancelled, "")
+		h.want(h.post(ask(debit, saga, step, id, "1.00")), cancelled, "")
 		if _, err := h.GetAccount(t.Context(), &accountv1.GetAccountRequest{AccountId: id}); rpc.ErrorOf(err).Reason != "ACCOUNT_NOT_FOUND" {
 			t.Errorf("got %v", err)
 		}
@@ -134,17 +134,17 @@ func TestRollback(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
 		h.want(h.post(undoing(saga, step, id)), cancelled, "")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), cancelled, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), cancelled, "")
 		h.want(h.post(undoing(saga, step, id)), cancelled, "")
 		h.holds(id, "100.00")
 	})
 	t.Run("twice has its effect once", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
 		first := h.post(undoing(saga, step, id))
 		h.want(first, done, "")
-		h.want(h.post(posting(debit, uuid.NewString(), step, id, "5.00")), done, "")
+		h.want(h.post(ask(debit, uuid.NewString(), step, id, "5.00")), done, "")
 		again := h.post(undoing(saga, step, id))
 		h.want(again, done, "")
 		if first.GetNewBalance() != "100.00" || again.GetNewBalance() != "100.00" || first.GetReplayed() || !again.GetReplayed() || first.GetVersion() != again.GetVersion() {
@@ -155,23 +155,23 @@ func TestRollback(t *testing.T) {
 	t.Run("of a credit", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(credit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(credit, saga, step, id, "60.00")), done, "")
 		h.want(h.post(undoing(saga, step, id)), done, "")
 		h.holds(id, "100.00")
 	})
 	t.Run("over the maximum", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00", upTo("100.00"))
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
-		h.want(h.post(posting(credit, uuid.NewString(), step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(credit, uuid.NewString(), step, id, "60.00")), done, "")
 		h.want(h.post(undoing(saga, step, id)), done, "")
 		h.holds(id, "160.00")
-		h.want(h.post(posting(credit, uuid.NewString(), step, id, "0.01")), refused, "MAX_BALANCE")
+		h.want(h.post(ask(credit, uuid.NewString(), step, id, "0.01")), refused, "MAX_BALANCE")
 	})
 	t.Run("on a suspended account", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
 		h.suspend(id)
 		h.want(h.post(undoing(saga, step, id)), done, "")
 		h.holds(id, "100.00")
@@ -179,7 +179,7 @@ func TestRollback(t *testing.T) {
 	t.Run("on a closed account", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("60.00")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
 		h.setStatus(id, account.Closed)
 		h.want(h.post(undoing(saga, step, id)), done, "")
 		h.holds(id, "60.00")
@@ -187,8 +187,8 @@ func TestRollback(t *testing.T) {
 	t.Run("named in upper case it finds account and step", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(debit, strings.ToUpper(saga), step, strings.ToUpper(id), "60.00")), done, "")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, strings.ToUpper(saga), step, strings.ToUpper(id), "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
 		h.want(h.post(undoing(strings.ToUpper(saga), step, strings.ToUpper(id))), done, "")
 		h.want(h.post(undoing(saga, step, id)), done, "")
 		h.holds(id, "100.00")
@@ -198,7 +198,7 @@ func TestRollback(t *testing.T) {
 		id, req := h.funded("100.00"), &accountv1.PostRequest{}
 		for range 50 {
 			saga := uuid.NewString()
-			h.want(h.post(posting(debit, saga, step, id, "1.00")), done, "")
+			h.want(h.post(ask(debit, saga, step, id, "1.00")), done, "")
 			req.Postings = append(req.Postings, undoing(saga, step, id), undoing(saga, step, id))
 		}
 		h.holds(id, "50.00")
@@ -223,8 +223,8 @@ func TestSameStepWithOtherContentIsAConflict(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, saga := newHarness(t), uuid.NewString()
 			id := h.funded("100.00")
-			h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
-			p := posting(debit, saga, step, id, "60.00")
+			h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
+			p := ask(debit, saga, step, id, "60.00")
 			change(p)
 			h.want(h.post(p), undecidedOutcome, "IDEMPOTENCY_CONFLICT")
 			h.holds(id, "40.00")
@@ -236,8 +236,8 @@ func TestSameStepWithOtherContentIsAConflict(t *testing.T) {
 	t.Run("the same amount written otherwise is no conflict", func(t *testing.T) {
 		h, saga := newHarness(t), uuid.NewString()
 		id := h.funded("100.00")
-		h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
-		h.want(h.post(posting(debit, saga, step, id, "60")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
+		h.want(h.post(ask(debit, saga, step, id, "60")), done, "")
 		h.holds(id, "40.00")
 	})
 }
@@ -258,7 +258,7 @@ func TestPostIsBounded(t *testing.T) {
 func TestBatchWithMalformedPostings(t *testing.T) {
 	h := newHarness(t)
 	id := h.funded("100.00")
-	good := func() *accountv1.Posting { return posting(debit, uuid.NewString(), step, id, "1.00") }
+	good := func() *accountv1.Posting { return ask(debit, uuid.NewString(), step, id, "1.00") }
 	bad := map[string]func(*accountv1.Posting){
 		"sagaId":    func(p *accountv1.Posting) { p.SagaId = "x" },
 		"accountId": func(p *accountv1.Posting) { p.AccountId = "" },
@@ -299,7 +299,7 @@ func TestBatchWithMalformedPostings(t *testing.T) {
 func TestPostingKeepsItsOrigin(t *testing.T) {
 	h, saga := newHarness(t), uuid.NewString()
 	id := h.funded("100.00")
-	h.want(h.post(posting(debit, saga, step, id, "60.00")), done, "")
+	h.want(h.post(ask(debit, saga, step, id, "60.00")), done, "")
 	e := h.events(id)[2]
 	for key, want := range map[string]string{"tenantId": "default", "actor": "ann", "sagaId": saga, "step": step, "causedBy": "event-1"} {
 		if e.Metadata[key] != want {

@@ -68,13 +68,13 @@ func TestSamePostingAtOnceIsOneEvent(t *testing.T) {
 			for len(servers) < instances {
 				servers = append(servers, newServer(t, h.store))
 			}
-			check(t, h, id, atOnce(t, servers, repeated(posting(debit, uuid.NewString(), step, id, "60.00"), times)))
+			check(t, h, id, atOnce(t, servers, repeated(ask(debit, uuid.NewString(), step, id, "60.00"), times)))
 		})
 	}
 	t.Run("one request", func(t *testing.T) {
 		h := newHarness(t)
 		id := h.funded("100.00")
-		res, err := h.Post(t.Context(), &accountv1.PostRequest{Postings: repeated(posting(debit, uuid.NewString(), step, id, "60.00"), times)})
+		res, err := h.Post(t.Context(), &accountv1.PostRequest{Postings: repeated(ask(debit, uuid.NewString(), step, id, "60.00"), times)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestCancelRacesTheAction(t *testing.T) {
 	servers := []*Server{h.Server, newServer(t, h.store)}
 	for range 50 {
 		saga, id := uuid.NewString(), h.open(account.User)
-		action, tombstone := posting(credit, saga, step, id, "60.00"), posting(cancel, saga, step, id, "")
+		action, tombstone := ask(credit, saga, step, id, "60.00"), ask(cancel, saga, step, id, "")
 		got := atOnce(t, servers, []*accountv1.Posting{action, tombstone, action, tombstone})
 		for _, r := range got {
 			if r.GetOutcome() != got[0].GetOutcome() || r.GetVersion() != 2 {
@@ -106,7 +106,7 @@ func TestRollbackRacesTheDebit(t *testing.T) {
 	servers := []*Server{h.Server, newServer(t, h.store)}
 	for range 50 {
 		saga, id := uuid.NewString(), h.funded("100.00")
-		action, undo := posting(debit, saga, step, id, "60.00"), undoing(saga, step, id)
+		action, undo := ask(debit, saga, step, id, "60.00"), undoing(saga, step, id)
 		got := atOnce(t, servers, []*accountv1.Posting{action, undo, action, undo})
 		for _, r := range got {
 			if r.GetOutcome() != got[0].GetOutcome() {
@@ -128,7 +128,7 @@ func TestDebitsAtOnceDoNotOverdraw(t *testing.T) {
 	id := h.funded("10.00")
 	var debits []*accountv1.Posting
 	for range 64 {
-		debits = append(debits, posting(debit, uuid.NewString(), step, id, "1.00"))
+		debits = append(debits, ask(debit, uuid.NewString(), step, id, "1.00"))
 	}
 	n := map[accountv1.PostingOutcome]int{}
 	for _, r := range atOnce(t, servers, debits) {
@@ -201,15 +201,15 @@ func TestRegistersProperties(t *testing.T) {
 func drawPosting(rt *rapid.T, saga, source, destination string) *accountv1.Posting {
 	switch rapid.SampledFrom([]string{"debit", "credit", "undo", "cancel debit", "cancel credit"}).Draw(rt, "what") {
 	case "debit":
-		return posting(debit, saga, "debit", source, "3")
+		return ask(debit, saga, "debit", source, "3")
 	case "credit":
-		return posting(credit, saga, "credit", destination, "3")
+		return ask(credit, saga, "credit", destination, "3")
 	case "undo":
 		return undoing(saga, "debit", source)
 	case "cancel debit":
-		return posting(cancel, saga, "debit", source, "")
+		return ask(cancel, saga, "debit", source, "")
 	default:
-		return posting(cancel, saga, "credit", destination, "")
+		return ask(cancel, saga, "credit", destination, "")
 	}
 }
 

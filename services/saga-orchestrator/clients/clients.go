@@ -158,6 +158,9 @@ func undecided(reason, message string) (saga.Answer, error) {
 	if reason == "UNAVAILABLE" {
 		return saga.Answer{}, fmt.Errorf("no answer: %s", message)
 	}
+	if reason == "" {
+		reason, message = "INTERNAL", "the answer says nothing that is known here"
+	}
 	return saga.Answer{Outcome: saga.Stuck, Reason: reason, Message: message}, nil
 }
 

@@ -161,7 +161,7 @@ func TestPostingOutcomes(t *testing.T) {
 		{"malformed", "credit_source_rollback", result(undecided, "", "INVALID_ARGUMENT", "no"), answer{Outcome: saga.Stuck, Reason: "INVALID_ARGUMENT", Message: "no"}, false},
 		{"unavailable", "debit_source", result(undecided, "", "UNAVAILABLE", "later"), answer{}, true},
 		{"unavailable", "credit_source_rollback", result(undecided, "", "UNAVAILABLE", "later"), answer{}, true},
-		{"an outcome of a later version", "debit_source", result(99, "", "", ""), answer{Outcome: saga.Stuck}, false},
+		{"an outcome of a later version", "debit_source", result(99, "", "", ""), answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: "the answer says nothing that is known here"}, false},
 	} {
 		t.Run(tc.action+" "+tc.name, func(t *testing.T) {
 			s := &services{post: func(*accountv1.Posting) *accountv1.PostingResult { return tc.result }}

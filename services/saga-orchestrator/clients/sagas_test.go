@@ -2,7 +2,6 @@ package clients
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +71,11 @@ func TestSagas(t *testing.T) {
 					t.Errorf("called %s", got)
 				}
 				for _, p := range s.postings {
-					if want := strings.TrimSuffix(d.Name+"_rollback", map[bool]string{true: "", false: "_rollback"}[p.GetUndoStep() != ""]); p.GetReason() != want {
+					want := d.Name
+					if p.GetUndoStep() != "" {
+						want += "_rollback"
+					}
+					if p.GetReason() != want {
 						t.Errorf("%s is posted as %s, want %s", p.GetStep(), p.GetReason(), want)
 					}
 				}
@@ -98,7 +101,7 @@ func carryOut(t *testing.T, s *services, trigger string) saga.State {
 	defer func() { _ = engine.Stop(context.Background()) }()
 	c := call("")
 	n, err := engine.Start(t.Context(), []saga.Trigger{{
-		SagaID: sagaID, EventID: "event-1", EventType: trigger, Data: json.RawMessage(c.Input), CorrelationID: "corr-1", Metadata: c.Metadata,
+		SagaID: sagaID, EventID: "event-1", EventType: trigger, Data: c.Input, CorrelationID: "corr-1", Metadata: c.Metadata,
 	}})
 	if err != nil || n != 1 {
 		t.Fatalf("started %d, %v", n, err)

@@ -174,10 +174,7 @@ func (s *Server) read(ctx context.Context, t transaction.Type, req asked) (trans
 	}
 	v.MaxLen("reference", req.GetReference(), edge.ReferenceMax)
 	v.Struct("metadata", req.GetMetadata(), edge.MetadataMax)
-	forEnd, err := waitTime(ctx, &v, req)
-	if err != nil {
-		return r, 0, err
-	}
+	forEnd := waitTime(ctx, &v, req)
 	return r, forEnd, v.Err()
 }
 
@@ -191,15 +188,19 @@ func readAmount(v *rpc.Fields, cur money.Currency, s string) decimal.Decimal {
 }
 
 // waitTime is how long the caller wants to wait, by the request or by its metadata.
-func waitTime(ctx context.Context, v *rpc.Fields, req asked) (time.Duration, error) {
+func waitTime(ctx context.Context, v *rpc.Fields, req asked) time.Duration {
 	if req.GetWait() == nil {
-		return rpc.CallerFrom(ctx).WaitFor(waitMax)
+		d, err := rpc.CallerFrom(ctx).WaitFor(waitMax)
+		if err != nil {
+			v.Add("wait", "range:0s.."+waitMax.String(), rpc.CallerFrom(ctx).Wait)
+		}
+		return d
 	}
 	d := req.GetWait().AsDuration()
 	if req.GetWait().CheckValid() != nil || d < 0 || d > waitMax {
 		v.Add("wait", "range:0s.."+waitMax.String(), d.String())
 	}
-	return d, nil
+	return d
 }
 
 // requestTransaction asks the accounts' own streams first; what they say is decided in the transaction's stream, where a

@@ -94,6 +94,20 @@ func TestWait(t *testing.T) {
 	})
 }
 
+// The word of the end comes with the settlement, sooner than looking would tell.
+func TestSettleGivesWord(t *testing.T) {
+	h := newHarness(t)
+	id := h.accepted("k-1").GetTransactionId()
+	word, leave := h.waiters.add(id)
+	defer leave()
+	other, leaveOther := h.waiters.add(none)
+	defer leaveOther()
+	settle(t, h.Server, settlement(id, complete), settlement(none, complete))
+	if len(word) != 1 || len(other) != 0 {
+		t.Errorf("%d words of this end, %d of one that did not happen", len(word), len(other))
+	}
+}
+
 // nobodyWaits fails the test if a waiter was left behind.
 func (h *harness) nobodyWaits() {
 	h.t.Helper()
