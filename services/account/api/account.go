@@ -17,6 +17,7 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/money"
+	"example.com/billing/pkg/projection"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
@@ -287,7 +288,7 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	if len(entries) > int(size) {
 		entries = entries[:size]
 		last := entries[size-1]
-		res.NextPageToken = rpc.EncodePageToken(readmodel.Cursor{CreatedAt: last.Account.CreatedAt, ID: last.ID})
+		res.NextPageToken = rpc.EncodePageToken(projection.Cursor{CreatedAt: last.Account.CreatedAt, ID: last.ID})
 	}
 	for _, e := range entries {
 		res.Accounts = append(res.Accounts, toProto(e.ID, e.Account))

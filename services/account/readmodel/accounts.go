@@ -43,14 +43,8 @@ type Filter struct {
 	TenantID  string
 	OwnerID   string
 	OwnerType string
-	Before    Cursor
+	Before    projection.Cursor
 	Limit     int
-}
-
-// Cursor is a place in the list, newest first.
-type Cursor struct {
-	CreatedAt time.Time `json:"t"`
-	ID        string    `json:"id"`
 }
 
 // Entry is an account and its id.
@@ -61,12 +55,10 @@ type Entry struct {
 
 // List returns accounts, newest first.
 func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
-	if f.Before.ID == "" {
-		f.Before = Cursor{CreatedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), ID: "ffffffff-ffff-ffff-ffff-ffffffffffff"}
-	}
+	before, id := f.Before.Key()
 	rows, err := a.pool.Query(ctx, `SELECT id::text, version, state FROM account_view
 		WHERE tenant_id = $1 AND ($2 = '' OR owner_id = $2) AND ($3 = '' OR owner_type = $3) AND (created_at, id) < ($4, $5)
-		ORDER BY created_at DESC, id DESC LIMIT $6`, f.TenantID, f.OwnerID, f.OwnerType, f.Before.CreatedAt, f.Before.ID, f.Limit)
+		ORDER BY created_at DESC, id DESC LIMIT $6`, f.TenantID, f.OwnerID, f.OwnerType, before, id, f.Limit)
 	if err != nil {
 		return nil, espg.Classify("list accounts", err)
 	}

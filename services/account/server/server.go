@@ -7,7 +7,6 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/run"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/api"
@@ -32,14 +31,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			_ = app.Close() // the error that stopped the start matters more
 		}
 	}()
-	pool, err := app.Postgres(cfg.PostgresDSN)
+	pool, err := edge.Database(app, cfg.PostgresDSN, readmodel.Migrations, "account_migration")
 	if err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, readmodel.Migrations, "account_migration"); err != nil {
 		return err
 	}
 	store := espg.New(pool, espg.Options{Inline: books.Inline})

@@ -6,7 +6,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
 	"example.com/billing/services/edge"
 	"example.com/billing/services/gateway"
@@ -35,10 +34,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	var conns [3]*grpc.ClientConn
 	for i, target := range []string{cfg.AccountTarget, cfg.TransactionTarget, cfg.SagaTarget} {
-		if conns[i], err = rpc.Dial(target); err != nil {
+		if conns[i], err = edge.Connect(app, target); err != nil {
 			return err
 		}
-		app.OnStop("connection to "+target, func(context.Context) error { return conns[i].Close() })
 	}
 	handler, err := gateway.New(gateway.Config{
 		Account: conns[0], Transaction: conns[1], Saga: conns[2], Catalog: catalog, Log: app.Log,

@@ -10,8 +10,6 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
-	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
 	"example.com/billing/pkg/saga"
 	sagapg "example.com/billing/pkg/saga/postgres"
@@ -40,28 +38,20 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			_ = app.Close() // the error that stopped the start matters more
 		}
 	}()
-	pool, err := app.Postgres(cfg.PostgresDSN)
+	pool, err := edge.Database(app, cfg.PostgresDSN, sagapg.Migrations, sagapg.MigrationsTable)
 	if err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, sagapg.Migrations, sagapg.MigrationsTable); err != nil {
 		return err
 	}
 	events := espg.New(pool, espg.Options{})
 	store := sagapg.New(pool, events, orchestrator.EndedEvent)
-	accountConn, err := rpc.Dial(cfg.AccountTarget)
+	accountConn, err := edge.Connect(app, cfg.AccountTarget)
 	if err != nil {
 		return err
 	}
-	app.OnStop("account connection", func(context.Context) error { return accountConn.Close() })
-	transactionConn, err := rpc.Dial(cfg.TransactionTarget)
+	transactionConn, err := edge.Connect(app, cfg.TransactionTarget)
 	if err != nil {
 		return err
 	}
-	app.OnStop("transaction connection", func(context.Context) error { return transactionConn.Close() })
 	services := clients.New(accountConn, transactionConn)
 	app.OnStop("requests to the services", services.Close)
 

@@ -43,14 +43,8 @@ func (t *Transactions) Projection(load func(context.Context, es.Stream, int64) (
 type Filter struct {
 	TenantID  string
 	AccountID string // on either side
-	Before    Cursor
+	Before    projection.Cursor
 	Limit     int
-}
-
-// Cursor is a place in the list, newest first.
-type Cursor struct {
-	CreatedAt time.Time `json:"t"`
-	ID        string    `json:"id"`
 }
 
 // Entry is a transaction and its id.
@@ -61,11 +55,9 @@ type Entry struct {
 
 // List returns transactions, newest first.
 func (t *Transactions) List(ctx context.Context, f Filter) ([]Entry, error) {
-	if f.Before.ID == "" {
-		f.Before = Cursor{CreatedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), ID: "ffffffff-ffff-ffff-ffff-ffffffffffff"}
-	}
+	before, id := f.Before.Key()
 	const page = ` AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4`
-	sql, args := `SELECT id::text, version, state FROM transaction_view WHERE tenant_id = $1`+page, []any{f.TenantID, f.Before.CreatedAt, f.Before.ID, f.Limit}
+	sql, args := `SELECT id::text, version, state FROM transaction_view WHERE tenant_id = $1`+page, []any{f.TenantID, before, id, f.Limit}
 	if f.AccountID != "" {
 		// One index each; no transaction has the same account on both sides.
 		sql = `SELECT id::text, version, state FROM (

@@ -7,8 +7,6 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
-	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	"example.com/billing/services/edge"
@@ -37,14 +35,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			_ = app.Close() // the error that stopped the start matters more
 		}
 	}()
-	pool, err := app.Postgres(cfg.PostgresDSN)
+	pool, err := edge.Database(app, cfg.PostgresDSN, readmodel.Migrations, "transaction_migration")
 	if err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		return err
-	}
-	if err := migrate.Up(app.Context(), pool, readmodel.Migrations, "transaction_migration"); err != nil {
 		return err
 	}
 	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
@@ -52,16 +44,14 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	accountConn, err := rpc.Dial(cfg.AccountTarget)
+	accountConn, err := edge.Connect(app, cfg.AccountTarget)
 	if err != nil {
 		return err
 	}
-	app.OnStop("account connection", func(context.Context) error { return accountConn.Close() })
-	sagaConn, err := rpc.Dial(cfg.SagaTarget)
+	sagaConn, err := edge.Connect(app, cfg.SagaTarget)
 	if err != nil {
 		return err
 	}
-	app.OnStop("saga connection", func(context.Context) error { return sagaConn.Close() })
 	accounts := clients.NewAccounts(accountConn)
 	app.OnStop("questions to the account service", accounts.Close)
 	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{})

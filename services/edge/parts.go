@@ -1,0 +1,37 @@
+package edge
+
+import (
+	"context"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
+)
+
+// Database opens a service's database and brings it up to date: the event store's tables, then the service's own, recorded
+// in table.
+func Database(app *run.App, dsn string, own fs.FS, table string) (*pgxpool.Pool, error) {
+	pool, err := app.Postgres(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return nil, err
+	}
+	return pool, migrate.Up(app.Context(), pool, own, table)
+}
+
+// Connect prepares a connection to another service that closes when the app stops.
+func Connect(app *run.App, target string) (*grpc.ClientConn, error) {
+	conn, err := rpc.Dial(target)
+	if err != nil {
+		return nil, err
+	}
+	app.OnStop("connection to "+target, func(context.Context) error { return conn.Close() })
+	return conn, nil
+}
