@@ -101,14 +101,14 @@ func TestALostAnswerIsFoundAgain(t *testing.T) {
 // A store that never answers costs the caller no more than Timeout, and the error says what is known.
 func TestAStoreThatIsGoneIsReportedInTime(t *testing.T) {
 	const long = 1 << 40
-	for name, break_ := range map[string]func(*faulty){
+	for name, fault := range map[string]func(*faulty){
 		"append": func(f *faulty) { f.lostAppends.Store(long) },
 		"heads":  func(f *faulty) { f.lostHeads.Store(long) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &faulty{Store: memory.New()}
 			x := newExecutor(t, f, es.ExecutorOptions{Timeout: 100 * time.Millisecond})
-			break_(f)
+			fault(f)
 			began := time.Now()
 			_, err := x.Execute(t.Context(), command(uuid.NewString(), "", put{1}))
 			var unavailable *es.UnavailableError

@@ -128,7 +128,7 @@ func TestWhatIsStoredIsWhatWasAnswered(t *testing.T) {
 			}
 		}
 		stored := 0
-		for e, err := range f.Store.ReadAll(t.Context(), "", es.From{}) {
+		for e, err := range f.ReadAll(t.Context(), "", es.From{}) {
 			if err != nil || answered[e.ID] == 0 {
 				rt.Fatalf("%s is stored, and nobody was told: %v", e.ID, err)
 			}

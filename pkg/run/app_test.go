@@ -136,7 +136,7 @@ func TestAPartThatHangsIsGivenUp(t *testing.T) {
 func TestRetryGoesOnUntilItSucceeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newApp(t.Context())
-		defer a.Close() //nolint:errcheck // nothing to stop
+		defer a.Close()
 		var at []time.Duration
 		began := time.Now()
 		if err := a.Retry(t.Context(), "connect", func(context.Context) error {
@@ -271,7 +271,7 @@ func TestHTTPRequestsUnderWayAreAnswered(t *testing.T) {
 			got <- err.Error()
 			return
 		}
-		defer res.Body.Close() //nolint:errcheck // read to its end
+		defer res.Body.Close()
 		b, _ := io.ReadAll(res.Body)
 		got <- string(b)
 	}()
@@ -292,7 +292,7 @@ func TestHTTPRequestsUnderWayAreAnswered(t *testing.T) {
 
 func TestAnAddressInUseIsAnError(t *testing.T) {
 	a := newApp(t.Context())
-	defer a.Close() //nolint:errcheck // the error is not this test's
+	defer a.Close()
 	addr, err := a.ServeHTTP("api", "127.0.0.1:0", http.NotFoundHandler())
 	if err != nil {
 		t.Fatal(err)

@@ -229,7 +229,7 @@ func TestAppendWith(t *testing.T) {
 			}
 			for i, want := range tc.errs {
 				var conflict *es.ConflictError
-				if want == errConflict && !errors.As(errs[i], &conflict) || want != errConflict && !errors.Is(errs[i], want) {
+				if errors.Is(want, errConflict) && !errors.As(errs[i], &conflict) || !errors.Is(want, errConflict) && !errors.Is(errs[i], want) {
 					t.Errorf("item %d: %v, want %v", i, errs[i], want)
 				}
 			}
