@@ -36,7 +36,8 @@ build: ## Build the four services and the all-in-one binary into bin/
 .PHONY: test
 test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres and Kafka
 	@go build -o bin/testenv ./deploy/local/cmd/testenv
-	@bin/testenv bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -timeout 9m work
+	@set -o pipefail; bin/testenv bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --jsonfile bin/test.json -- -race -timeout 9m work | tee bin/test.log; \
+	  code=$$?; echo; grep -oE '"Output":"(e2e|kafka): [^"\\]*' bin/test.json | cut -d'"' -f4; grep '^DONE' bin/test.log; exit $$code
 
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
