@@ -31,7 +31,7 @@ func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string) ([]*kafka
 func (s Subscription) consume(ctx context.Context, batch []kafka.Message) error {
 	events := make([]es.Event, 0, len(batch))
 	for _, m := range batch {
-		if !s.Wants(es.Event{Type: m.Header("eventType"), Stream: es.Stream{Type: s.Source}}) {
+		if name := m.Header("eventType"); name != "" && !s.Wants(es.Event{Type: name, Stream: es.Stream{Type: s.Source}}) {
 			continue
 		}
 		e, err := es.Decode(m.Value)

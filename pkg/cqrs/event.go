@@ -8,16 +8,15 @@ import (
 	"example.com/billing/pkg/es"
 )
 
-// Kind says how an event handler sees events.
+// Kind says how an event handler sees events. Between services every handler has a consumer group of its own, so that a
+// slow one holds up nobody.
 type Kind string
 
 // The kinds.
 const (
-	// SagaHandler: coordination. Events are handled before their offset is committed, in order within a partition; what it
-	// records is readable at once.
+	// SagaHandler: coordination. It comes before all projections, and what it records is readable at once.
 	SagaHandler Kind = "saga"
-	// ProjectionHandler: read models. They follow at their own pace, each with its own consumer group, so that a slow one
-	// holds up nobody.
+	// ProjectionHandler: read models. They follow at their own pace.
 	ProjectionHandler Kind = "projection"
 )
 
@@ -72,7 +71,7 @@ func (b *EventBus) Subscriptions() []Subscription {
 }
 
 // Publish hands events to their handlers in this process: saga handlers first, and it returns the first error. Between
-// services events travel through Kafka instead (Consume).
+// services events travel through Kafka instead (Consumers).
 func (b *EventBus) Publish(ctx context.Context, events ...es.Event) error {
 	for _, s := range b.Subscriptions() {
 		if err := s.Deliver(ctx, events); err != nil {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"example.com/billing/pkg/batch"
 )
 
@@ -25,7 +23,7 @@ type Outcome[S any] struct {
 // ExecutorOptions bound an executor. Zero means the default.
 type ExecutorOptions struct {
 	Batch      batch.Options
-	CacheMax   int           // aggregates kept in memory; 100,000
+	CacheBytes int           // memory for aggregates used last, estimated by their snapshots; 128 MiB
 	AttemptMax int           // times a command is decided again after conflicts; 32
 	Timeout    time.Duration // how long a group keeps asking a store that does not answer; 10 s
 }
@@ -38,14 +36,14 @@ type Executor[S, C any] struct {
 	decider *Decider[S, C]
 	store   Store
 	opts    ExecutorOptions
-	cache   *lru.Cache[string, Root[S]]
+	cache   *cache[S]
 	queue   *batch.Queue[Command[C], Outcome[S]]
 }
 
 // NewExecutor makes an executor on a store.
 func NewExecutor[S, C any](d *Decider[S, C], store Store, opts ExecutorOptions) (*Executor[S, C], error) {
-	if opts.CacheMax <= 0 {
-		opts.CacheMax = 100_000
+	if opts.CacheBytes <= 0 {
+		opts.CacheBytes = 128 << 20
 	}
 	if opts.AttemptMax <= 0 {
 		opts.AttemptMax = 32
@@ -53,7 +51,7 @@ func NewExecutor[S, C any](d *Decider[S, C], store Store, opts ExecutorOptions) 
 	if opts.Timeout <= 0 {
 		opts.Timeout = 10 * time.Second
 	}
-	cache, err := lru.New[string, Root[S]](opts.CacheMax)
+	cache, err := newCache[S](opts.CacheBytes)
 	if err != nil {
 		return nil, fmt.Errorf("new executor: %w", err)
 	}
@@ -101,46 +99,11 @@ func (x *Executor[S, C]) GetAll(ctx context.Context, streamIDs []string) ([]Outc
 // Close waits for the commands under way.
 func (x *Executor[S, C]) Close(ctx context.Context) error { return x.queue.Close(ctx) }
 
-// load reads aggregates from the store, each with its own result: snapshot where there is one, and the events after it.
-func (x *Executor[S, C]) load(ctx context.Context, ids []string) ([]batch.Result[Root[S]], error) {
-	streams := make([]Stream, len(ids))
-	for i, id := range ids {
-		streams[i] = Stream{Type: x.decider.Type, ID: id}
-	}
-	heads, err := x.store.Heads(ctx, streams)
-	if err != nil {
-		return nil, fmt.Errorf("load heads: %w", err)
-	}
-	roots := make([]batch.Result[Root[S]], len(ids))
-	for i, h := range heads {
-		roots[i].Value, roots[i].Err = x.loadOne(ctx, streams[i], h)
-	}
-	return roots, nil
-}
-
-// loadOne reads one aggregate. A panic in the domain is that aggregate's error: the others of the group go on.
-func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r Root[S], err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("load %s: panicked: %v", stream, p)
-		}
-	}()
-	r = x.decider.New()
-	if h.Snapshot != nil && x.decider.Snapshots != nil {
-		if s, err := x.decider.Snapshots.Restore(h.Snapshot); err == nil {
-			r.State, r.Version = s, h.SnapshotVersion
-		}
-	}
-	if r.Version == h.Version {
-		return r, nil
-	}
-	events, err := x.store.Load(ctx, stream, r.Version)
-	if err != nil {
-		return r, fmt.Errorf("load %s: %w", stream, err)
-	}
-	err = x.decider.Replay(&r, events...)
-	return r, err
-}
+// The longest pauses between two attempts: the whole group waits, so after a conflict a short one.
+const (
+	conflictPauseMax = 10 * time.Millisecond
+	awayPauseMax     = 500 * time.Millisecond
+)
 
 // unit is the commands of one stream within a group.
 type unit[S, C any] struct {
@@ -165,21 +128,27 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 		if err == nil {
 			x.attempt(ctx, cmds, units, results)
 		}
-		open := units[:0]
+		open, away := units[:0], false
 		for _, u := range units {
 			if u.err == nil && err == nil {
 				continue
 			}
-			x.cache.Remove(u.stream.ID)
+			x.cache.remove(u.stream.ID)
 			u.loaded, u.again = false, u.again || u.err != nil
 			if cause := errors.Join(err, u.err); attempt >= x.opts.AttemptMax || ctx.Err() != nil || !retryable(cause) {
 				x.settle(ctx, cmds, u, cause, results)
 				continue
 			}
+			var unavailable *UnavailableError
+			away = away || errors.As(errors.Join(err, u.err), &unavailable)
 			open = append(open, u)
 		}
 		if units = open; len(units) > 0 {
-			pause(ctx, attempt)
+			longest := conflictPauseMax
+			if away {
+				longest = awayPauseMax
+			}
+			pause(ctx, attempt, longest)
 		}
 	}
 	return results
@@ -206,7 +175,7 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 	var missing, again []*unit[S, C]
 	var ids []string
 	for _, u := range units {
-		if r, ok := x.cache.Get(u.stream.ID); ok && !u.again {
+		if r, ok := x.cache.get(u.stream.ID); ok && !u.again {
 			u.root = r
 			continue
 		}
@@ -234,32 +203,6 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 	return x.findPrior(ctx, cmds, again)
 }
 
-// findPrior looks up which keys of these units are used already, with the first event of each command that used one.
-func (x *Executor[S, C]) findPrior(ctx context.Context, cmds []Command[C], units []*unit[S, C]) error {
-	if len(units) == 0 {
-		return nil
-	}
-	var ids []string
-	for _, u := range units {
-		for _, i := range u.commands {
-			ids = append(ids, EventID(u.stream, cmds[i].key(), 0))
-		}
-	}
-	found, err := x.store.Lookup(ctx, ids)
-	if err != nil {
-		return fmt.Errorf("look up events: %w", err)
-	}
-	for _, u := range units {
-		u.prior = map[string]Event{}
-		for _, e := range found {
-			if e.Stream == u.stream {
-				u.prior[e.ID] = e
-			}
-		}
-	}
-	return nil
-}
-
 // draft is what a unit's commands lead to, not yet stored.
 type draft[S, C any] struct {
 	*unit[S, C]
@@ -281,6 +224,9 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 		}
 		items, ready = append(items, []Append{a}), append(ready, d)
 	}
+	if len(items) == 0 {
+		return
+	}
 	for i, err := range x.store.AppendBatch(ctx, items) {
 		d := ready[i]
 		if d.err = err; err != nil {
@@ -290,8 +236,12 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 			results[k] = d.outcomes[j]
 		}
 		d.after.Commit()
-		if d.after.Version > 0 {
-			x.cache.Add(d.stream.ID, d.after)
+		switch {
+		case d.after.Version == 0:
+		case x.decider.Final != nil && x.decider.Final(d.after.State):
+			x.cache.remove(d.stream.ID)
+		default:
+			x.cache.put(d.stream.ID, d.after, x.size(items[i][0]))
 		}
 	}
 }
@@ -325,6 +275,17 @@ func (x *Executor[S, C]) drafts(ctx context.Context, cmds []Command[C], units []
 		out = append(out, x.decide(cmds, u))
 	}
 	return out
+}
+
+// size is how large an appended state is, for the cache.
+func (x *Executor[S, C]) size(a Append) int {
+	switch {
+	case x.decider.Snapshots == nil:
+		return cacheUnknownBytes
+	case a.Snapshot == nil:
+		return sameSize
+	}
+	return len(a.Snapshot)
 }
 
 // snapshot takes the state of a root that has something to store.
@@ -390,8 +351,8 @@ func retryable(err error) bool {
 }
 
 // pause waits a little longer after each attempt, with jitter, or until ctx ends.
-func pause(ctx context.Context, attempt int) {
-	d := min(time.Millisecond<<min(attempt, 10), 500*time.Millisecond)
+func pause(ctx context.Context, attempt int, longest time.Duration) {
+	d := min(time.Millisecond<<min(attempt, 10), longest)
 	select {
 	case <-time.After(d/2 + rand.N(d/2+1)): //nolint:gosec // jitter
 	case <-ctx.Done():

@@ -72,7 +72,7 @@ func TestExecutorsFollowTheModel(t *testing.T) {
 		s := memory.New()
 		m := model{balance: map[string]int64{}, version: map[string]int64{}, answers: map[string]int64{}}
 		start := func() *executor {
-			return newExecutor(t, s, es.ExecutorOptions{CacheMax: 2, Batch: batch.Options{BatchMax: 4}})
+			return newExecutor(t, s, es.ExecutorOptions{CacheBytes: 2500, Batch: batch.Options{BatchMax: 4}})
 		}
 		executors := []*executor{start(), start()}
 		for range rapid.IntRange(1, 15).Draw(rt, "groups") {

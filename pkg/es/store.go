@@ -10,10 +10,8 @@ import (
 
 // Limits of every store. A larger append is refused with a *LimitError and nothing is written.
 const (
-	EventBytesMax    = 512 << 10 // one event's JSON; Kafka's default message limit is 1 MiB
-	StreamEventsMax  = 10_000    // events of one stream in one append
-	BatchItemsMax    = 10_000    // items in one batch
-	MetadataBytesMax = 64 << 10
+	EventBytesMax   = 512 << 10 // one event's JSON; Kafka's default message limit is 1 MiB
+	StreamEventsMax = 10_000    // events of one stream in one append
 )
 
 // Append adds events to one stream. With no events it only checks the version.

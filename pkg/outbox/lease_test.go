@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/kafka"
 )
@@ -88,7 +92,7 @@ func TestASecondRelayStandsByUntilTheFirstStops(t *testing.T) {
 	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour})
 	for range 5 {
 		first = append(first, happen(t, s, 2)...)
-		eventually(t, "a goes on", func() bool { return len(a.published()) == len(first) })
+		eventually(t, "a goes on", func() bool { return checkpoint(t, pool) == int64(len(first)) })
 	}
 	stop() // hands over at once: the lease has another hour
 	second := happen(t, s, 3)
@@ -104,12 +108,15 @@ func TestASecondRelayTakesOverFromASilentOne(t *testing.T) {
 	s, pool := open(t)
 	silent, wake := make(chan struct{}), make(chan struct{})
 	a, b := &recorder{}, &recorder{}
-	a.before = func(_ context.Context, batch []kafka.Message) (int, error) {
+	a.before = func(ctx context.Context, _ []kafka.Message) (int, error) {
 		select {
 		case <-silent:
 		default:
 			close(silent)
-			<-wake
+			select {
+			case <-wake:
+			case <-ctx.Done():
+			}
 		}
 		return 2, nil
 	}
@@ -128,14 +135,45 @@ func TestASecondRelayTakesOverFromASilentOne(t *testing.T) {
 	}
 }
 
+// watch makes a pool on the same database, and a channel that has a value after each look for events to publish.
+func watch(t *testing.T, pool *pgxpool.Pool) (*pgxpool.Pool, <-chan struct{}) {
+	t.Helper()
+	looked := make(looks, 100)
+	cfg := pool.Config().Copy()
+	cfg.ConnConfig.Tracer = looked
+	watched, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(watched.Close)
+	return watched, looked
+}
+
+// looks is a tracer of queries for events.
+type looks chan struct{}
+
+type sqlKey struct{}
+
+func (looks) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, sqlKey{}, q.SQL)
+}
+
+func (l looks) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if sql, _ := ctx.Value(sqlKey{}).(string); strings.Contains(sql, "FROM es_event WHERE position >") {
+		l <- struct{}{}
+	}
+}
+
 // A relay that slept while another one came and went begins where that one ended.
 func TestARelayThatSleptBeginsAtTheCheckpoint(t *testing.T) {
 	s, pool := open(t)
 	wake := make(chan struct{})
 	r := &recorder{}
 	first := happen(t, s, 5)
-	start(t, Config{Pool: pool, Publisher: r, Committed: wake, PollInterval: time.Hour, LeaseTTL: ended})
-	eventually(t, "it works", func() bool { return checkpoint(t, pool) == 5 })
+	watched, looked := watch(t, pool)
+	start(t, Config{Pool: watched, Publisher: r, Committed: wake, PollInterval: time.Hour, LeaseTTL: ended})
+	<-looked // finds the first 5
+	<-looked // finds no more, and sleeps
 	happen(t, s, 5)
 	tb := table{pool}
 	other, ok := acquire(t, tb, "other", time.Hour)

@@ -32,7 +32,11 @@ func TestAPublisherThatFailsHalfway(t *testing.T) {
 	r := &recorder{before: func(ctx context.Context, batch []kafka.Message) (int, error) {
 		select {
 		case calls <- call{batch: batch}:
-			a := <-answers
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		select {
+		case a := <-answers:
 			return a.n, a.err
 		case <-ctx.Done():
 			return 0, ctx.Err()

@@ -47,7 +47,7 @@ func (f *Folded[S, C]) Apply(ctx context.Context, tx pgx.Tx, events []es.Event) 
 	rows := make([]Row[S], 0, len(streams))
 	for _, s := range streams {
 		root, known := roots[s]
-		if !known {
+		if !known || root.Version == Unreadable {
 			root = f.Decider.New()
 		}
 		if err := f.Decider.Replay(&root, byStream[s]...); err != nil {
@@ -82,13 +82,22 @@ func (f *Folded[S, C]) read(ctx context.Context, tx pgx.Tx, streams []es.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Table, err)
 	}
-	found, err := pgx.CollectRows(rows, f.Scan)
+	roots := make(map[es.Stream]es.Root[S], len(streams))
+	var (
+		id      string
+		version int64
+		encoded []byte
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &version, &encoded}, func() error {
+		state, err := f.Decider.Snapshots.Restore(encoded)
+		if err != nil {
+			version = Unreadable // another schema's
+		}
+		roots[es.Stream{Type: f.Decider.Type, ID: id}] = es.Root[S]{State: state, Version: version}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Table, err)
-	}
-	roots := make(map[es.Stream]es.Root[S], len(found))
-	for _, r := range found {
-		roots[es.Stream{Type: f.Decider.Type, ID: r.ID}] = es.Root[S]{State: r.State, Version: r.Version}
 	}
 	return roots, nil
 }

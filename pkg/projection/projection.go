@@ -3,8 +3,10 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -15,11 +17,15 @@ import (
 
 // Model is a read model's tables. Its own rows carry the version of the stream they show.
 type Model interface {
-	// Versions returns the version that each stream's row shows, locking the rows; streams without a row are left out.
+	// Versions returns the version that each stream's row shows, locking the rows; streams without a row are left out, and a
+	// row that cannot be read has version Unreadable.
 	Versions(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]int64, error)
 	// Apply writes events: per stream they follow the row's version without a gap.
 	Apply(ctx context.Context, tx pgx.Tx, events []es.Event) error
 }
+
+// Unreadable is the version of a row whose state this code cannot read: the stream is folded anew from the owner's store.
+const Unreadable = -1
 
 // Projection feeds one read model. Safe for concurrent use on different streams.
 type Projection struct {
@@ -36,48 +42,72 @@ func New(pool *pgxpool.Pool, m Model, load func(context.Context, es.Stream, int6
 // Handle applies a batch in one transaction: events the rows already show are dropped, missing ones are loaded from the
 // owner's store. It is a cqrs.EventHandler.
 func (p *Projection) Handle(ctx context.Context, events []es.Event) error {
-	streams, byStream := group(events)
-	return pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-		have, err := p.model.Versions(ctx, tx, streams)
+	b := batch{loaded: map[es.Stream]bool{}}
+	b.streams, b.events = group(events)
+	for { // at most once more for each stream
+		gaps, err := p.apply(ctx, b)
+		if err != nil || len(gaps) == 0 {
+			return err
+		}
+		// Outside of the transaction: a load takes a connection, and must not wait for one while it holds one.
+		for s, gap := range gaps {
+			if b.loaded[s] {
+				return fmt.Errorf("repair %s: the store lacks it too: %w", s, gap)
+			}
+			missing, err := p.load(ctx, s, max(gap.Have, 0))
+			if err != nil {
+				return fmt.Errorf("repair %s after version %d: %w", s, gap.Have, err)
+			}
+			b.events[s] = append(missing, b.events[s]...)
+			slices.SortStableFunc(b.events[s], func(x, y es.Event) int { return cmp.Compare(x.Version, y.Version) })
+			b.loaded[s] = true
+		}
+	}
+}
+
+// batch is events by stream, the streams in order of their first appearance.
+type batch struct {
+	streams []es.Stream
+	events  map[es.Stream][]es.Event
+	loaded  map[es.Stream]bool // what the rows lacked has been loaded from the owner's store
+}
+
+// apply writes what continues the rows. If a stream has a gap it writes nothing and returns the gaps.
+func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kafka.GapError, err error) {
+	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		have, err := p.model.Versions(ctx, tx, b.streams)
 		if err != nil {
 			return fmt.Errorf("read versions: %w", err)
 		}
 		var fresh []es.Event
-		for _, s := range streams {
-			next, err := p.follow(ctx, s, have[s], byStream[s])
-			if err != nil {
-				return err
+		gaps = map[es.Stream]kafka.GapError{}
+		for _, s := range b.streams {
+			if have[s] == Unreadable && b.loaded[s] {
+				have[s] = 0 // the whole stream is here
+			}
+			next, gap := follow(s, have[s], b.events[s])
+			if gap != nil {
+				gaps[s] = *gap
 			}
 			fresh = append(fresh, next...)
 		}
-		if len(fresh) == 0 {
+		if len(fresh) == 0 || len(gaps) > 0 {
 			return nil
 		}
 		return p.model.Apply(ctx, tx, fresh)
 	})
+	return gaps, err
 }
 
-// follow returns the events that continue a stream from version have.
-func (p *Projection) follow(ctx context.Context, s es.Stream, have int64, events []es.Event) ([]es.Event, error) {
-	var fresh []es.Event
+// follow returns the events that continue a stream from version have, up to a gap.
+func follow(s es.Stream, have int64, events []es.Event) (fresh []es.Event, gap *kafka.GapError) {
 	for _, e := range events {
 		switch kafka.Next(have, e.Version) {
 		case kafka.Duplicate:
 		case kafka.Apply:
 			fresh, have = append(fresh, e), e.Version
 		case kafka.Gap:
-			missing, err := p.load(ctx, s, have)
-			if err != nil {
-				return nil, fmt.Errorf("repair %s after version %d: %w", s, have, err)
-			}
-			for _, m := range missing {
-				if m.Version == have+1 {
-					fresh, have = append(fresh, m), m.Version
-				}
-			}
-			if have < e.Version {
-				return nil, fmt.Errorf("repair %s: the store lacks it too: %w", s, kafka.GapError{Key: s.ID, Have: have, Got: e.Version})
-			}
+			return fresh, &kafka.GapError{Key: s.ID, Have: have, Got: e.Version}
 		}
 	}
 	return fresh, nil

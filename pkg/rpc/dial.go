@@ -19,7 +19,7 @@ const (
 	connectBackoff     = 50 * time.Millisecond
 )
 
-// Dial prepares a connection to a target in gRPC's syntax, such as "dns:///account:7101" or "localhost:7101". It connects on
+// Dial prepares a connection to a target in gRPC's syntax, such as "dns:///account:9101" or "localhost:9101". It connects on
 // first use, spreads calls over all addresses the name has, sends the caller's correlation id and actor along, and repeats a
 // call only while no connection could be made: what may have reached a server is never sent again from here, because only the
 // caller knows whether that is safe. Options given override those of this package.

@@ -66,7 +66,7 @@ func Invalid(violations ...Violation) *Error {
 		if v.Rule == "" {
 			v.Rule = "valid"
 		}
-		v.Value = cut(v.Value, valueMax)
+		v.Value, v.Field = cut(v.Value, valueMax), cut(v.Field, valueMax)
 		e.Violations = append(e.Violations, v)
 		fields = append(fields, v.Field+" ("+v.Rule+")")
 	}

@@ -93,9 +93,17 @@ func (f *Fields) PageSize(field string, size, fallback, most int32) int32 {
 	return size
 }
 
-// Struct needs JSON of at most most bytes as protojson writes it, without its white space, and without U+0000. Nil is fine.
+// structDepthMax bounds how deep a Struct may nest: a deeper one could be taken, but no client could decode the answer that
+// carries it.
+const structDepthMax = 100
+
+// Struct needs JSON that nests at most 100 deep, of at most most bytes as protojson writes it, without its white space, and without U+0000. Nil is fine.
 func (f *Fields) Struct(field string, value *structpb.Struct, most int) {
 	if value == nil {
+		return
+	}
+	if depthOf(structpb.NewStructValue(value)) > structDepthMax {
+		f.Add(field, "max_depth:"+strconv.Itoa(structDepthMax), "")
 		return
 	}
 	compact, err := compactJSON(value)
@@ -115,6 +123,27 @@ func compactJSON(value *structpb.Struct) ([]byte, error) {
 		return nil, err
 	}
 	return compact(raw)
+}
+
+// depthOf counts how deep a value nests; it stops counting just above structDepthMax.
+func depthOf(value *structpb.Value) int {
+	type level struct {
+		value *structpb.Value
+		depth int
+	}
+	deepest := 0
+	for todo := []level{{value, 1}}; len(todo) > 0 && deepest <= structDepthMax; {
+		at := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		deepest = max(deepest, at.depth)
+		for _, inner := range at.value.GetListValue().GetValues() {
+			todo = append(todo, level{inner, at.depth + 1})
+		}
+		for _, inner := range at.value.GetStructValue().GetFields() {
+			todo = append(todo, level{inner, at.depth + 1})
+		}
+	}
+	return deepest
 }
 
 func hasNUL(value *structpb.Value) bool {

@@ -21,8 +21,8 @@ func EncodePageToken(v any) string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-// DecodePageToken unpacks a token into what it was made from. The empty token leaves it as it is; a token that was not made by
-// [EncodePageToken] from the same type is a violation of the field pageToken.
+// DecodePageToken unpacks a token into what it was made from. The empty token leaves it as it is; a token that does not read as the
+// type is a violation of the field pageToken.
 func DecodePageToken(token string, into any) error {
 	if token == "" {
 		return nil

@@ -21,7 +21,7 @@ import (
 )
 
 // stopTimeout bounds a whole orderly stop.
-const stopTimeout = 12 * time.Second
+const stopTimeout = 9 * time.Second
 
 // App is the parts of a running service. Add parts from the bottom up; they end from the top down. Not safe for concurrent
 // use.
@@ -95,6 +95,15 @@ func (a *App) Postgres(dsn string) (*pgxpool.Pool, error) {
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
 	cfg.MaxConns = max(cfg.MaxConns, 8)
+	// A process that vanishes in the middle of a transaction, with its machine or its network, must not hold its locks for
+	// longer than this.
+	for name, value := range map[string]string{
+		"idle_in_transaction_session_timeout": "15s", "tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
+	} {
+		if _, given := cfg.ConnConfig.RuntimeParams[name]; !given {
+			cfg.ConnConfig.RuntimeParams[name] = value
+		}
+	}
 	pool, err := pgxpool.NewWithConfig(a.ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -136,7 +145,7 @@ func (a *App) ServeHTTP(name, addr string, h http.Handler) (net.Addr, error) {
 		return nil, fmt.Errorf("serve %s: %w", name, err)
 	}
 	a.Log.Info("serving "+name, "addr", l.Addr().String())
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute}
 	a.Go(name+" server", func(context.Context) error {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -168,10 +177,10 @@ func (a *App) ServeMetrics(addr string) error {
 // Check says what is missing for the service to work, or nil.
 type Check func(ctx context.Context) error
 
-// Watch sets the health of the whole server by its checks, every second.
-func (a *App) Watch(h *health.Server, checks map[string]Check) {
-	h.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
-	a.Go("health", func(ctx context.Context) error {
+// Watch sets the health of a name by its checks, every second; the empty name is the whole server.
+func (a *App) Watch(h *health.Server, name string, checks map[string]Check) {
+	h.SetServingStatus(name, healthv1.HealthCheckResponse_NOT_SERVING)
+	a.Go("health "+name, func(ctx context.Context) error {
 		serving := false
 		for {
 			now := a.check(ctx, checks, serving)
@@ -180,9 +189,9 @@ func (a *App) Watch(h *health.Server, checks map[string]Check) {
 				status := healthv1.HealthCheckResponse_NOT_SERVING
 				if serving {
 					status = healthv1.HealthCheckResponse_SERVING
-					a.Log.Info("ready")
+					a.Log.Info("ready", "for", name)
 				}
-				h.SetServingStatus("", status)
+				h.SetServingStatus(name, status)
 			}
 			select {
 			case <-time.After(pollInterval(serving)):

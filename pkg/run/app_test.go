@@ -194,7 +194,7 @@ func TestHealthFollowsTheChecks(t *testing.T) {
 		if status() != healthv1.HealthCheckResponse_SERVING {
 			t.Fatal("the library's default has changed: Watch must still set it")
 		}
-		a.Watch(h, map[string]run.Check{"postgres": check(&postgres), "kafka": check(&kafka)})
+		a.Watch(h, "", map[string]run.Check{"postgres": check(&postgres), "kafka": check(&kafka)})
 		if status() != healthv1.HealthCheckResponse_NOT_SERVING {
 			t.Error("serving before the first check")
 		}
@@ -228,7 +228,7 @@ func TestACheckThatHangsFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, h := newApp(t.Context()), health.NewServer()
 		var hang atomic.Bool
-		a.Watch(h, map[string]run.Check{"postgres": func(ctx context.Context) error {
+		a.Watch(h, "", map[string]run.Check{"postgres": func(ctx context.Context) error {
 			if hang.Load() {
 				<-ctx.Done()
 			}

@@ -55,7 +55,7 @@ type Config struct {
 	ActiveMax    int           // sagas worked on at the same time; further ones wait; 10,000
 	RecoverEvery time.Duration // how often to look for sagas that nobody works on; 5 s
 	RecoverIdle  time.Duration // a saga unchanged for this long is looked after; 15 s
-	OnEnd        func(State)   // called after an ended saga was stored; may be nil
+	OnEnd        func(State)   // called after a saga that ended, or needs a person, was stored; may be nil
 }
 
 // Engine carries out sagas: each in order, many at the same time. A saga that another engine works on as well comes to no
@@ -129,7 +129,7 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 		}
 		sagas = append(sagas, State{
 			SagaID: t.SagaID, SagaType: d.Name, Definition: d.Version, Status: InProgress, Steps: d.StepNames(),
-			Input: t.Data, CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: now, UpdatedAt: now,
+			Input: t.Data, CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: t.At.UTC().Truncate(time.Millisecond), UpdatedAt: now,
 		})
 	}
 	added, err := e.cfg.Store.Insert(ctx, sagas)
@@ -137,28 +137,11 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 		return 0, fmt.Errorf("start sagas: %w", err)
 	}
 	for _, s := range added {
-		if err := e.work(ctx, s); err != nil {
+		if err := e.work(ctx, s, false); err != nil {
 			return len(added), nil //nolint:nilerr // stored: recovery finds it
 		}
 	}
 	return len(added), nil
-}
-
-// Run looks after sagas that nobody works on, at the start and from time to time, until ctx ends.
-func (e *Engine) Run(ctx context.Context) error {
-	idle := time.Duration(0) // at the start all unfinished sagas are ours to look after
-	for {
-		if err := e.recover(ctx, idle); err != nil && ctx.Err() == nil {
-			e.cfg.Log.Warn("saga recovery", "error", err)
-		} else {
-			idle = e.cfg.RecoverIdle
-		}
-		select {
-		case <-time.After(e.cfg.RecoverEvery):
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 // Stop ends the work at the next safe point; what is unfinished is taken up at the next start.
@@ -197,6 +180,9 @@ func (e *Engine) Get(ctx context.Context, sagaID string) (State, error) {
 		r.mu.Lock()
 		s, changed := r.state, r.changed
 		r.mu.Unlock()
+		if s.SagaID == "" {
+			return e.cfg.Store.Get(ctx, sagaID) // just taken up
+		}
 		if s.Status.Ended() || !e.ending(s) {
 			return s, nil
 		}
@@ -220,36 +206,9 @@ func (e *Engine) ending(s State) bool {
 	return next.Op == OpReport || next.Op == OpStep && s.CurrentStep == len(d.Steps)-1
 }
 
-func (e *Engine) recover(ctx context.Context, idle time.Duration) error {
-	const page = 1000
-	sagas, err := e.cfg.Store.Unfinished(ctx, idle, page)
-	if err != nil {
-		return err
-	}
-	n := 0
-	for _, s := range sagas {
-		e.mu.Lock()
-		_, busy := e.active[s.SagaID]
-		e.mu.Unlock()
-		if busy {
-			continue
-		}
-		n++
-		if err := e.work(ctx, s); err != nil {
-			return err
-		}
-	}
-	if n > 0 {
-		e.cfg.Log.Info("sagas taken up", "count", n)
-	}
-	if len(sagas) == page && n > 0 {
-		return e.recover(ctx, idle)
-	}
-	return nil
-}
-
-// work begins to work on a stored saga, waiting for a free slot.
-func (e *Engine) work(ctx context.Context, s State) error {
+// work begins to work on a stored saga, waiting for a free slot. One that was found, not just stored, is read again first:
+// another engine may have gone on with it.
+func (e *Engine) work(ctx context.Context, s State, found bool) error {
 	select {
 	case e.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -257,7 +216,7 @@ func (e *Engine) work(ctx context.Context, s State) error {
 	case <-e.ctx.Done():
 		return e.ctx.Err()
 	}
-	r := &run{state: s, changed: make(chan struct{})}
+	r := &run{changed: make(chan struct{})}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, busy := e.active[s.SagaID]; busy || e.ctx.Err() != nil {
@@ -272,14 +231,14 @@ func (e *Engine) work(ctx context.Context, s State) error {
 			e.mu.Unlock()
 			<-e.slots
 		}()
-		e.drive(r, s)
+		e.drive(r, s, found)
 	})
 	return nil
 }
 
 // drive works on one saga until it ends, needs a person, or the engine stops. When a write is refused or has no answer, the
 // stored state is the truth: the work goes on from there, and what is done twice has its effect once.
-func (e *Engine) drive(r *run, s State) {
+func (e *Engine) drive(r *run, s State, found bool) {
 	log := e.cfg.Log.With("saga", s.SagaID, "type", s.SagaType, "correlation_id", s.CorrelationID)
 	d, ok := e.cfg.Registry.Find(s.SagaType, s.Definition)
 	if !ok {
@@ -288,23 +247,35 @@ func (e *Engine) drive(r *run, s State) {
 	}
 	pause := e.pause()
 	for {
+		if found {
+			if s, ok = e.reread(s.SagaID, pause, log); !ok {
+				return
+			}
+		}
 		err := e.advance(d, r, s, log)
 		if err == nil || e.ctx.Err() != nil {
 			return
 		}
 		wait := pause.NextBackOff()
 		log.Info("saga goes on from its stored state", "error", err, "in", wait)
-		for {
-			if !e.sleep(wait) {
-				return
-			}
-			stored, err := e.cfg.Store.Get(e.ctx, s.SagaID)
-			if err == nil {
-				s = stored
-				break
-			}
-			wait = pause.NextBackOff()
-			log.Warn("saga cannot be read", "error", err, "again_in", wait)
+		if !e.sleep(wait) {
+			return
+		}
+		found = true
+	}
+}
+
+// reread reads a saga until the store answers; ok is false when the engine stops.
+func (e *Engine) reread(sagaID string, pause *backoff.ExponentialBackOff, log *slog.Logger) (s State, ok bool) {
+	for {
+		s, err := e.cfg.Store.Get(e.ctx, sagaID)
+		if err == nil {
+			return s, true
+		}
+		wait := pause.NextBackOff()
+		log.Warn("saga cannot be read", "error", err, "again_in", wait)
+		if !e.sleep(wait) {
+			return s, false
 		}
 	}
 }
@@ -332,7 +303,7 @@ func (e *Engine) advance(d Definition, r *run, s State, log *slog.Logger) error 
 			return err
 		}
 		r.show(s)
-		if s.Status.Ended() && e.cfg.OnEnd != nil {
+		if (s.Status.Ended() || s.Status == NeedsAttention) && e.cfg.OnEnd != nil {
 			e.cfg.OnEnd(s)
 		}
 		if s.Status == NeedsAttention {
@@ -399,53 +370,4 @@ func (r *run) show(s State) {
 	r.state = s
 	close(r.changed)
 	r.changed = make(chan struct{})
-}
-
-// writer writes one saga's states in order, under their revision.
-type writer struct {
-	queue    *batch.Queue[State, struct{}]
-	revision int64      // of the stored row, without the write in flight
-	flight   chan error // a write begun and not yet waited for; nil = none
-}
-
-// begin writes a state without waiting. While the write before it is still under way it does nothing: a newer state follows.
-func (w *writer) begin(ctx context.Context, s State) error {
-	if w.flight != nil {
-		select {
-		case err := <-w.flight:
-			if err := w.landed(err); err != nil {
-				return err
-			}
-		default:
-			return nil
-		}
-	}
-	s.Revision = w.revision
-	flight := make(chan error, 1)
-	w.flight = flight
-	go func() {
-		_, err := w.queue.Do(ctx, s)
-		flight <- err
-	}()
-	return nil
-}
-
-// write writes a state and waits until it is stored.
-func (w *writer) write(ctx context.Context, s State) error {
-	if w.flight != nil {
-		if err := w.landed(<-w.flight); err != nil {
-			return err
-		}
-	}
-	s.Revision = w.revision
-	_, err := w.queue.Do(ctx, s)
-	return w.landed(err)
-}
-
-func (w *writer) landed(err error) error {
-	w.flight = nil
-	if err == nil {
-		w.revision++
-	}
-	return err
 }

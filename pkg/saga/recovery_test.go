@@ -123,8 +123,11 @@ func TestTwoEnginesDoNoHarm(t *testing.T) {
 		a, b := newEngine(t, store, w, nil), newEngine(t, store, w, nil)
 		run(t, b)
 		ids := begin(t, a, 40)
-		for a.Active() != 40 || b.Active() != 40 {
-			runtime.Gosched()
+		for late := time.Now().Add(20 * time.Second); a.Active() != 40 || b.Active() != 40; runtime.Gosched() {
+			if time.Now().After(late) {
+				t.Errorf("%d and %d of 40 sagas are worked on", a.Active(), b.Active())
+				break
+			}
 		}
 		close(both)
 		checkPaths(t, store, w, ids)

@@ -54,6 +54,12 @@ type State struct {
 	UpdatedAt time.Time `json:"updatedAt"`
 }
 
+// TenantID is the tenant that the saga belongs to, by its metadata.
+func (s State) TenantID() string {
+	id, _ := s.Metadata["tenantId"].(string)
+	return id
+}
+
 // Compensation is one thing undone.
 type Compensation struct {
 	Action    string          `json:"action"`

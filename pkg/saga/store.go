@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"example.com/billing/pkg/page"
 )
 
 // ErrNotFound is returned by Store.Get for an unknown saga.
@@ -16,18 +19,13 @@ var ErrNotFound = errors.New("no such saga")
 // ErrStale is returned by Save when the stored saga has another revision: someone else is working on it.
 var ErrStale = errors.New("the saga was changed by another writer")
 
-// Filter selects sagas for a list. Empty fields select all.
+// Filter selects the sagas of a tenant for a list. Other empty fields select all.
 type Filter struct {
-	Status Status
-	Type   string
-	Before Cursor // only sagas older than this; zero = from the newest
-	Limit  int
-}
-
-// Cursor is a place in a list ordered newest first.
-type Cursor struct {
-	CreatedAt time.Time `json:"t"`
-	SagaID    string    `json:"id"`
+	TenantID string
+	Status   Status
+	Type     string
+	Before   page.Cursor // only sagas older than this; zero = from the newest
+	Limit    int
 }
 
 // Store keeps the states of sagas. Safe for concurrent use. TestStateStore in package sagatest is its contract.
@@ -41,8 +39,9 @@ type Store interface {
 	Get(ctx context.Context, sagaID string) (State, error)
 	// List returns sagas, newest first.
 	List(ctx context.Context, f Filter) ([]State, error)
-	// Unfinished returns sagas that have not ended and need no person, unchanged for at least idle, the oldest first.
-	Unfinished(ctx context.Context, idle time.Duration, limit int) ([]State, error)
+	// Unfinished returns sagas that have not ended and need no person, unchanged for at least idle (0 = all of them), the oldest first, from
+	// behind a place in that order; the zero cursor is before the oldest.
+	Unfinished(ctx context.Context, idle time.Duration, after page.Cursor, limit int) ([]State, error)
 }
 
 // Memory is a Store in memory, for tests.
@@ -100,9 +99,9 @@ func (m *Memory) Get(_ context.Context, id string) (State, error) {
 // List is Store's.
 func (m *Memory) List(_ context.Context, f Filter) ([]State, error) {
 	out := m.where(func(s State) bool {
-		older := f.Before.SagaID == "" || s.CreatedAt.Before(f.Before.CreatedAt) ||
-			s.CreatedAt.Equal(f.Before.CreatedAt) && s.SagaID < f.Before.SagaID
-		return older && (f.Status == "" || s.Status == f.Status) && (f.Type == "" || s.SagaType == f.Type)
+		at, id := f.Before.Key()
+		older := s.CreatedAt.Before(at) || s.CreatedAt.Equal(at) && s.SagaID < id
+		return older && s.TenantID() == f.TenantID && (f.Status == "" || s.Status == f.Status) && (f.Type == "" || s.SagaType == f.Type)
 	})
 	slices.SortFunc(out, func(a, b State) int {
 		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
@@ -114,12 +113,15 @@ func (m *Memory) List(_ context.Context, f Filter) ([]State, error) {
 }
 
 // Unfinished is Store's.
-func (m *Memory) Unfinished(_ context.Context, idle time.Duration, limit int) ([]State, error) {
+func (m *Memory) Unfinished(_ context.Context, idle time.Duration, after page.Cursor, limit int) ([]State, error) {
 	until := time.Now().Add(-idle)
 	out := m.where(func(s State) bool {
-		return (s.Status == InProgress || s.Status == Compensating) && !s.UpdatedAt.After(until)
+		later := s.CreatedAt.After(after.CreatedAt) || s.CreatedAt.Equal(after.CreatedAt) && s.SagaID > after.ID
+		return later && (s.Status == InProgress || s.Status == Compensating) && (idle == 0 || !s.UpdatedAt.After(until))
 	})
-	slices.SortFunc(out, func(a, b State) int { return a.UpdatedAt.Compare(b.UpdatedAt) })
+	slices.SortFunc(out, func(a, b State) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.SagaID, b.SagaID))
+	})
 	return out[:min(len(out), limit)], nil
 }
 

@@ -77,8 +77,11 @@ func Decider() *es.Decider[Account, Command] {
 			Take: func(a Account) ([]byte, error) { return json.Marshal(snapshot{Schema: snapshotSchema, Account: a}) },
 			Restore: func(b []byte) (Account, error) {
 				var s snapshot
-				if err := json.Unmarshal(b, &s); err != nil || s.Schema != snapshotSchema {
-					return Account{}, fmt.Errorf("account snapshot of schema %d: %w", s.Schema, err)
+				if err := json.Unmarshal(b, &s); err != nil {
+					return Account{}, fmt.Errorf("account snapshot: %w", err)
+				}
+				if s.Schema != snapshotSchema {
+					return Account{}, fmt.Errorf("account snapshot of schema %d, not %d", s.Schema, snapshotSchema)
 				}
 				return s.Account, nil
 			},

@@ -56,6 +56,7 @@ type ChangeStatus struct {
 	Status          Status
 	Reason          string
 	ExpectedVersion *int64 // nil = whatever it is
+	Keyed           bool   // came with an idempotency key: even a change to the present status leaves its event, for repeats to find
 }
 
 func (c ChangeStatus) decide(a Account) ([]es.Fact, error) {
@@ -64,9 +65,9 @@ func (c ChangeStatus) decide(a Account) ([]es.Fact, error) {
 		return nil, es.Refuse("ACCOUNT_NOT_FOUND", "There is no such account.")
 	case c.ExpectedVersion != nil && *c.ExpectedVersion != a.Version:
 		return nil, es.Refuse("VERSION_CONFLICT", "Expected version %d, the account is at version %d.", *c.ExpectedVersion, a.Version)
-	case c.Status == a.Status:
+	case c.Status == a.Status && !c.Keyed:
 		return nil, nil
-	case a.Status == Closed:
+	case a.Status == Closed && c.Status != Closed:
 		return nil, es.Refuse("STATUS_NOT_ALLOWED", "The account is closed; it stays so.")
 	case c.Status == Closed && !a.Balance.IsZero():
 		return nil, es.Refuse("BALANCE_NOT_ZERO", "The balance is %s %s; an account closes at zero.", a.Format(a.Balance), a.Currency)
@@ -127,7 +128,8 @@ func (c Cancel) decide(Account) ([]es.Fact, error) {
 }
 
 // Rollback undoes a posting that was done: Direction and Amount are the posting's own. Neither limits nor status refuse it:
-// the money has nowhere else to go.
+// the money has nowhere else to go. An account that was closed meanwhile is not empty any more: it is suspended, so that
+// somebody can let the money out and close it again.
 type Rollback struct {
 	SagaID, Step string // Step is the rollback's own
 	Direction    Direction
@@ -136,7 +138,11 @@ type Rollback struct {
 }
 
 func (c Rollback) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
-	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount)}, nil
+	facts := []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount)}
+	if a.Status == Closed {
+		facts = append(facts, StatusChanged{PreviousStatus: Closed, NewStatus: Suspended, Reason: "money came back by " + c.Step})
+	}
+	return facts, nil
 }
 
 // moved is the event of money that moves.

@@ -19,6 +19,10 @@ type Serving struct {
 	Register    func(grpc.ServiceRegistrar)
 }
 
+// Accepting is the name whose health says that the service takes requests. It does so without Kafka: what it accepts goes
+// out when Kafka is back. The health of the whole server says that everything works.
+const Accepting = "accepting"
+
 // Serve serves the service's API, outbox stats, health and metrics until the app has to stop, and stops it.
 func Serve(app *run.App, s Serving) error {
 	catalog, err := Catalog()
@@ -34,7 +38,8 @@ func Serve(app *run.App, s Serving) error {
 	if err := app.ServeMetrics(s.MetricsAddr); err != nil {
 		return err
 	}
-	app.Watch(server.Health, s.Checks)
+	app.Watch(server.Health, "", s.Checks)
+	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": s.Pool.Ping})
 	if err := app.Serve(s.Addr, server.Server, server.Health); err != nil {
 		return err
 	}

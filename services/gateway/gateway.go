@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"example.com/billing/pkg/rpc"
@@ -147,7 +148,11 @@ func (g *gateway) recover(out *recorder, r *http.Request) {
 }
 
 func (g *gateway) serve(w *recorder, r *http.Request) {
-	found, op, err := g.routes.find(r.Method, r.URL.Path)
+	path := r.URL.Path
+	if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
+		path = r.URL.RawPath // an encoded slash separates nothing
+	}
+	found, op, err := g.routes.find(r.Method, path)
 	if found != nil {
 		if r.Method == http.MethodOptions {
 			w.Header().Set("Allow", found.allow())

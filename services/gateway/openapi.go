@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The generated document, copied here because only files of this module can be embedded.
+// The generated document; buf writes it here, because only files of this module can be embedded.
 //
 //go:embed openapi/billing.swagger.json
 var swagger []byte

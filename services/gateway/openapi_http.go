@@ -25,7 +25,7 @@ func addComponents(c *openapi3.Components) {
 			WithDescription("Who asks; kept in the events. anonymous where absent.")},
 		"IdempotencyKey": {Value: openapi3.NewHeaderParameter("Idempotency-Key").WithSchema(text().WithMinLength(1).WithMaxLength(128)).
 			WithDescription("In place of idempotencyKey in the body. The same key with the same content has the effect of once.")},
-		"Wait": {Value: openapi3.NewQueryParameter("wait").WithSchema(text().WithPattern(`^[0-9.hmsuµn]+$`)).
+		"Wait": {Value: openapi3.NewQueryParameter("wait").WithSchema(text().WithPattern(`^[0-9.hmsun]+$`)).
 			WithDescription("Wait this long at most, 0s to 30s, for the transaction to end; the answer is 202 while it has not.")},
 	}
 	c.Headers = openapi3.Headers{

@@ -98,9 +98,13 @@ func checkQuery(v *rpc.Fields, raw string, known map[string]string) url.Values {
 	return query
 }
 
+// microseconds writes µ, in either of its forms, as the plain ASCII that gRPC metadata takes.
+var microseconds = strings.NewReplacer("\u00b5", "u", "\u03bc", "u")
+
 func checkWait(v *rpc.Fields, value string, caller *rpc.Caller) time.Duration {
 	caller.Wait = value
 	wait, err := caller.WaitFor(waitMax)
+	caller.Wait = microseconds.Replace(value)
 	if value == "" {
 		v.Add("wait", "duration", "")
 	}

@@ -123,14 +123,18 @@ func Decider() *es.Decider[Transaction, Command] {
 		Decide:  func(t Transaction, c Command) ([]es.Fact, error) { return c.decide(t) },
 		Evolve:  evolve,
 		Decode:  decode,
+		Final:   Transaction.Ended,
 		Snapshots: &es.Snapshots[Transaction]{
 			Take: func(t Transaction) ([]byte, error) {
 				return json.Marshal(snapshot{Schema: snapshotSchema, Transaction: t})
 			},
 			Restore: func(b []byte) (Transaction, error) {
 				var s snapshot
-				if err := json.Unmarshal(b, &s); err != nil || s.Schema != snapshotSchema {
-					return Transaction{}, fmt.Errorf("transaction snapshot of schema %d: %w", s.Schema, err)
+				if err := json.Unmarshal(b, &s); err != nil {
+					return Transaction{}, fmt.Errorf("transaction snapshot: %w", err)
+				}
+				if s.Schema != snapshotSchema {
+					return Transaction{}, fmt.Errorf("transaction snapshot of schema %d, not %d", s.Schema, snapshotSchema)
 				}
 				return s.Transaction, nil
 			},

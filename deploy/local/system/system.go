@@ -194,13 +194,13 @@ func (sys *System) Brokers() []string { return sys.kafka.Brokers() }
 
 // Stop ends the services, then Kafka and Postgres. It returns what went wrong, in the services or while stopping.
 func (sys *System) Stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Second)
-	defer cancel()
 	var errs []error
 	if sys.services != nil {
 		sys.cancel()
 		errs = append(errs, sys.services.Wait())
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
 	if sys.kafka != nil {
 		errs = append(errs, sys.kafka.Stop(ctx))
 	}

@@ -40,7 +40,7 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 			default:
 			}
 		}
-	case errors.As(err, &unavailable) || len(g.items) == 1 || with != nil:
+	case errors.As(err, &unavailable) || len(g.items) <= 1 || with != nil:
 		g.fail(err)
 	default:
 		half := len(g.items) / 2

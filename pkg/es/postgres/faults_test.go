@@ -88,7 +88,9 @@ func holdLog(t *testing.T, pool *pgxpool.Pool) (release func()) {
 // waiting waits until a session of this database waits for a lock, and returns its process id.
 func waiting(t *testing.T, pool *pgxpool.Pool) (pid int32) {
 	t.Helper()
-	for ctx := t.Context(); pid == 0; {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for pid == 0 {
 		err := pool.QueryRow(ctx, `SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&pid)
 		if err != nil {
 			t.Fatal(err)

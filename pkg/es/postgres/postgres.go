@@ -165,8 +165,10 @@ func Classify(op string, err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
-		case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"):
-			// Shutting down, connection trouble, out of resources, deadlock: asking again can help.
+		case strings.HasPrefix(pg.Code, "57"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"),
+			pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03":
+			// Shutting down, cancelled, connection trouble, out of resources, deadlock, read-only after a failover, idle for too
+			// long, lock not to be had: asking again can help.
 			return &es.UnavailableError{Op: op, Err: err}
 		}
 		return fmt.Errorf("%s: %w", op, err)

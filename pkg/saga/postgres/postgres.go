@@ -8,13 +8,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/saga"
 )
 
@@ -53,10 +56,10 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 		}
 	}
 	found, err := s.pool.Query(ctx, `
-		INSERT INTO saga_state (saga_id, saga_type, status, revision, created_at, updated_at, state)
-		SELECT i, t, s, r, c, u, d FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::bytea[]) AS x(i, t, s, r, c, u, d)
+		INSERT INTO saga_state (saga_id, tenant_id, saga_type, status, revision, created_at, updated_at, state)
+		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::bytea[])
 		ON CONFLICT DO NOTHING RETURNING saga_id::text`,
-		rows.ids, rows.types, rows.statuses, rows.revisions, rows.created, rows.updated, rows.states)
+		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.created, rows.updated, rows.states)
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
 	}
@@ -72,7 +75,30 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 }
 
 // Save is saga.Store's: one transaction for the group, with the events of the sagas that ended.
+//
+// If the database refuses the group for a reason that is no conflict, halves of it are tried, until the state at fault
+// stands alone.
 func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
+	errs := s.save(ctx, sagas)
+	if slices.Contains(errs, nil) {
+		return errs // the group was committed
+	}
+	for _, err := range errs {
+		var (
+			unavailable *es.UnavailableError
+			conflict    *es.ConflictError
+			duplicate   *es.DuplicateError
+		)
+		if err == nil || len(sagas) == 1 || errors.Is(err, saga.ErrStale) || errors.As(err, &unavailable) || errors.As(err, &conflict) || errors.As(err, &duplicate) {
+			continue
+		}
+		half := len(sagas) / 2
+		return append(s.Save(ctx, sagas[:half]), s.Save(ctx, sagas[half:])...)
+	}
+	return errs
+}
+
+func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
 	var (
 		items = make([][]es.Append, len(sagas))
 		ids   = make([]string, len(sagas))
@@ -156,13 +182,10 @@ func (s *Store) Get(ctx context.Context, id string) (saga.State, error) {
 
 // List is saga.Store's.
 func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
-	before, id := f.Before.CreatedAt, f.Before.SagaID
-	if id == "" {
-		before, id = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), "ffffffff-ffff-ffff-ffff-ffffffffffff"
-	}
+	before, id := f.Before.Key()
 	states, err := s.query(ctx, `SELECT revision, state FROM saga_state
-		WHERE (created_at, saga_id) < ($1, $2) AND ($3 = '' OR status = $3) AND ($4 = '' OR saga_type = $4)
-		ORDER BY created_at DESC, saga_id DESC LIMIT $5`, before, id, string(f.Status), f.Type, f.Limit)
+		WHERE tenant_id = $1 AND (created_at, saga_id) < ($2, $3) AND ($4 = '' OR status = $4) AND ($5 = '' OR saga_type = $5)
+		ORDER BY created_at DESC, saga_id DESC LIMIT $6`, f.TenantID, before, id, string(f.Status), f.Type, f.Limit)
 	if err != nil {
 		return nil, espg.Classify("list sagas", err)
 	}
@@ -170,9 +193,14 @@ func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
 }
 
 // Unfinished is saga.Store's.
-func (s *Store) Unfinished(ctx context.Context, idle time.Duration, limit int) ([]saga.State, error) {
+func (s *Store) Unfinished(ctx context.Context, idle time.Duration, after page.Cursor, limit int) ([]saga.State, error) {
+	behind := after.ID
+	if behind == "" {
+		behind = uuid.Nil.String()
+	}
 	states, err := s.query(ctx, `SELECT revision, state FROM saga_state
-		WHERE status IN ('in_progress', 'compensating') AND updated_at <= $1 ORDER BY created_at LIMIT $2`, time.Now().Add(-idle), limit)
+		WHERE status IN ('in_progress', 'compensating') AND ($1 OR updated_at <= $2) AND (created_at, saga_id) > ($3, $4)
+		ORDER BY created_at, saga_id LIMIT $5`, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
 	if err != nil {
 		return nil, espg.Classify("read unfinished sagas", err)
 	}
@@ -203,10 +231,10 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]saga.Stat
 
 // rows are states as arrays for one multi-row statement.
 type rows struct {
-	ids, types, statuses []string
-	revisions            []int64
-	created, updated     []time.Time
-	states               [][]byte
+	ids, tenants, types, statuses []string
+	revisions                     []int64
+	created, updated              []time.Time
+	states                        [][]byte
 }
 
 func newRows(n int) *rows {
@@ -218,7 +246,8 @@ func (r *rows) add(st saga.State) error {
 	if err != nil {
 		return fmt.Errorf("encode saga %s: %w", st.SagaID, err)
 	}
-	r.ids, r.types, r.statuses = append(r.ids, st.SagaID), append(r.types, st.SagaType), append(r.statuses, string(st.Status))
+	r.ids, r.tenants = append(r.ids, st.SagaID), append(r.tenants, st.TenantID())
+	r.types, r.statuses = append(r.types, st.SagaType), append(r.statuses, string(st.Status))
 	r.revisions, r.created, r.updated = append(r.revisions, st.Revision), append(r.created, st.CreatedAt), append(r.updated, st.UpdatedAt)
 	r.states = append(r.states, b)
 	return nil

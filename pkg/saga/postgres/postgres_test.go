@@ -13,6 +13,7 @@ import (
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/saga"
 	"example.com/billing/pkg/saga/postgres"
@@ -147,13 +148,35 @@ func TestADatabaseThatIsNotThereIsUnavailable(t *testing.T) {
 	_, insert := s.Insert(t.Context(), []saga.State{{SagaID: uuid.NewString()}})
 	_, get := s.Get(t.Context(), uuid.NewString())
 	_, list := s.List(t.Context(), saga.Filter{Limit: 1})
-	_, unfinished := s.Unfinished(t.Context(), 0, 1)
+	_, unfinished := s.Unfinished(t.Context(), 0, page.Cursor{}, 1)
 	for what, err := range map[string]error{
 		"insert": insert, "get": get, "list": list, "unfinished": unfinished, "save": s.Save(t.Context(), []saga.State{{SagaID: uuid.NewString()}})[0],
 	} {
 		var unavailable *es.UnavailableError
 		if !errors.As(err, &unavailable) {
 			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// One state that the database refuses fails alone, among others that are stored, each once and with its event.
+func TestAStateThatTheDatabaseRefusesFailsAlone(t *testing.T) {
+	s, events, pool := open(t)
+	states := make([]saga.State, 9)
+	for i := range states {
+		states[i] = newState(t, s)
+		states[i].Status = saga.Completed
+	}
+	if _, err := pool.Exec(t.Context(), fmt.Sprintf(`ALTER TABLE es_event ADD CHECK (stream_id <> '%s')`, states[4].SagaID)); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range s.Save(t.Context(), states) {
+		if (err != nil) != (i == 4) || errors.Is(err, saga.ErrStale) {
+			t.Errorf("state %d: %v", i, err)
+		}
+		want := map[bool]saga.Status{true: saga.InProgress, false: saga.Completed}[i == 4]
+		if got, err := s.Get(t.Context(), states[i].SagaID); err != nil || got.Status != want || (len(eventOf(t, events, got.SagaID)) == 1) != (i != 4) {
+			t.Errorf("state %d is %s (%v), want %s", i, got.Status, err, want)
 		}
 	}
 }

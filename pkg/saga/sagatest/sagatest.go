@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/saga"
 )
 
@@ -40,11 +41,14 @@ func TestStateStore(t *testing.T, open func(t *testing.T) saga.Store) {
 var start = time.Date(2025, 12, 9, 12, 0, 0, 0, time.UTC)
 
 // newState is a saga that began n seconds after start.
+// tenant is the tenant of every saga here but one.
+const tenant = "t-1"
+
 func newState(n int) saga.State {
 	at := start.Add(time.Duration(n) * time.Second)
 	return saga.State{
 		SagaID: uuid.NewString(), SagaType: "transfer", Definition: 1, Status: saga.InProgress, Steps: []string{"debit", "credit"},
-		Input: json.RawMessage(`{"amount":"1.00"}`), CorrelationID: "c-1", CausedBy: "e-1", CreatedAt: at, UpdatedAt: at,
+		Input: json.RawMessage(`{"amount":"1.00"}`), CorrelationID: "c-1", CausedBy: "e-1", Metadata: map[string]any{"tenantId": tenant}, CreatedAt: at, UpdatedAt: at,
 	}
 }
 
@@ -300,6 +304,9 @@ func testList(t *testing.T, s saga.Store) {
 		}
 		return strings.Compare(b.SagaID, a.SagaID)
 	})
+	other := newState(1000)
+	other.Metadata = map[string]any{"tenantId": "t-2"}
+	mustInsert(t, s, other)
 	for _, f := range []saga.Filter{{}, {Status: saga.Completed}, {Type: "topup"}, {Status: saga.InProgress, Type: "transfer"}, {Status: saga.Failed}, {Type: "refund"}} {
 		var want []saga.State
 		for _, st := range all {
@@ -308,19 +315,19 @@ func testList(t *testing.T, s saga.Store) {
 			}
 		}
 		for limit := 1; limit <= len(want)+1; limit += 2 {
-			f.Limit, f.Before = limit, saga.Cursor{}
+			f.TenantID, f.Limit, f.Before = tenant, limit, page.Cursor{}
 			var got []saga.State
 			for {
-				page, err := s.List(t.Context(), f)
-				if err != nil || len(page) > limit {
-					t.Fatalf("%+v: %d sagas, %v", f, len(page), err)
+				batch, err := s.List(t.Context(), f)
+				if err != nil || len(batch) > limit {
+					t.Fatalf("%+v: %d sagas, %v", f, len(batch), err)
 				}
-				got = append(got, page...)
-				if len(page) < limit || len(got) > len(all) {
+				got = append(got, batch...)
+				if len(batch) < limit || len(got) > len(all) {
 					break
 				}
-				last := page[len(page)-1]
-				f.Before = saga.Cursor{CreatedAt: last.CreatedAt, SagaID: last.SagaID}
+				last := batch[len(batch)-1]
+				f.Before = page.Cursor{CreatedAt: last.CreatedAt, ID: last.SagaID}
 			}
 			if !slices.Equal(ids(got), ids(want)) {
 				t.Fatalf("%+v\n got %v\nwant %v", f, ids(got), ids(want))
@@ -353,12 +360,31 @@ func testUnfinished(t *testing.T, s saga.Store) {
 	}{
 		{time.Hour, 100, want}, {time.Hour, 3, want[:3]}, {0, 100, append(slices.Clone(want), busy.SagaID)}, {100 * 365 * 24 * time.Hour, 100, nil},
 	} {
-		got, err := s.Unfinished(t.Context(), tc.idle, tc.limit)
+		got, err := s.Unfinished(t.Context(), tc.idle, page.Cursor{}, tc.limit)
 		if err != nil || !slices.Equal(ids(got), tc.want) {
 			t.Errorf("idle for %v, %d at most: %v (%v), want %v", tc.idle, tc.limit, ids(got), err, tc.want)
 		}
 		for _, st := range got {
 			check(t, s, st)
 		}
+	}
+	// Page by page, each behind the last.
+	var (
+		after page.Cursor
+		got   []string
+	)
+	for {
+		batch, err := s.Unfinished(t.Context(), 0, after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, ids(batch)...)
+		if len(batch) < 2 || len(got) > len(want)+1 {
+			break
+		}
+		after = page.Cursor{CreatedAt: batch[1].CreatedAt, ID: batch[1].SagaID}
+	}
+	if all := append(slices.Clone(want), busy.SagaID); !slices.Equal(got, all) {
+		t.Errorf("page by page: %v, want %v", got, all)
 	}
 }

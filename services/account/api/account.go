@@ -17,7 +17,7 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/money"
-	"example.com/billing/pkg/projection"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
@@ -210,6 +210,7 @@ func (s *Server) changeStatus(ctx context.Context, c cqrs.Message[ChangeAccountS
 	key := ""
 	if c.Body.Key != "" {
 		key = "status/" + c.TenantID + "/" + c.Body.Key
+		c.Body.Change.Keyed = true
 	}
 	return s.Executor.Execute(ctx, command(c.Info, c.Body.AccountID, key, false, c.Body.Change))
 }
@@ -288,7 +289,7 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	if len(entries) > int(size) {
 		entries = entries[:size]
 		last := entries[size-1]
-		res.NextPageToken = rpc.EncodePageToken(projection.Cursor{CreatedAt: last.Account.CreatedAt, ID: last.ID})
+		res.NextPageToken = rpc.EncodePageToken(page.Cursor{CreatedAt: last.Account.CreatedAt, ID: last.ID})
 	}
 	for _, e := range entries {
 		res.Accounts = append(res.Accounts, toProto(e.ID, e.Account))

@@ -66,7 +66,7 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 		r, err := register(out)
 		if x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && err == nil && r.Outcome == account.Done {
 			// What was done is there to be undone, by as much as its register says.
-			x.key = "rollback/" + x.sagaID + "/" + x.GetStep()
+			x.key = "rollback/" + x.sagaID + "/" + x.GetUndoStep() // a step is undone once, whatever the rollback is called
 			x.body = account.Rollback{SagaID: x.sagaID, Step: x.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: x.GetReason()}
 			second = append(second, x)
 			continue
@@ -102,6 +102,11 @@ func (s *Server) read(p *accountv1.Posting) (posting, error) {
 			v.Add(field, "pattern:"+stepPattern.String(), name)
 		}
 		return name
+	}
+	for field, text := range map[string]string{
+		"reason": p.GetReason(), "correlationId": p.GetCorrelationId(), "causedBy": p.GetCausedBy(), "tenantId": p.GetTenantId(), "actor": p.GetActor(),
+	} {
+		v.MaxLen(field, text, edge.KeyMax)
 	}
 	target := step("step", p.GetStep())
 	switch p.GetKind() {

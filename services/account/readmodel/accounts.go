@@ -11,6 +11,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/account"
 )
@@ -43,7 +44,7 @@ type Filter struct {
 	TenantID  string
 	OwnerID   string
 	OwnerType string
-	Before    projection.Cursor
+	Before    page.Cursor
 	Limit     int
 }
 
@@ -90,7 +91,8 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO account_view (id, version, tenant_id, owner_id, owner_type, created_at, state)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::bytea[])
-		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state`,
+		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
+		WHERE account_view.version <= excluded.version -- a consumer that lost its partition may come late`,
 		ids, versions, tenants, owners, kinds, created, states)
 	if err != nil {
 		return espg.Classify("write account_view", err)

@@ -13,6 +13,7 @@ import (
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/saga"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
@@ -106,13 +107,14 @@ func (s *Server) ListSagas(ctx context.Context, req *sagav1.ListSagasRequest) (*
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	f := saga.Filter{Status: saga.Status(req.GetStatus()), Type: req.GetType(), Limit: int(size) + 1}
+	origin := edge.Origin(ctx)
+	f := saga.Filter{TenantID: origin.TenantID, Status: saga.Status(req.GetStatus()), Type: req.GetType(), Limit: int(size) + 1}
 	if req.GetPageToken() != "" {
 		if err := rpc.DecodePageToken(req.GetPageToken(), &f.Before); err != nil {
 			return nil, err
 		}
 	}
-	states, err := cqrs.Execute[ListSagas, []saga.State](ctx, s.queries, cqrs.New(ListSagas{Filter: f}, edge.Origin(ctx)))
+	states, err := cqrs.Execute[ListSagas, []saga.State](ctx, s.queries, cqrs.New(ListSagas{Filter: f}, origin))
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +122,7 @@ func (s *Server) ListSagas(ctx context.Context, req *sagav1.ListSagasRequest) (*
 	if len(states) > int(size) {
 		states = states[:size]
 		last := states[size-1]
-		res.NextPageToken = rpc.EncodePageToken(saga.Cursor{CreatedAt: last.CreatedAt, SagaID: last.SagaID})
+		res.NextPageToken = rpc.EncodePageToken(page.Cursor{CreatedAt: last.CreatedAt, ID: last.SagaID})
 	}
 	for _, st := range states {
 		p, err := toProto(st)
@@ -137,16 +139,18 @@ func (s *Server) EnsureSaga(ctx context.Context, req *sagav1.EnsureSagaRequest) 
 	if n := len(req.GetEvents()); n == 0 || n > edge.BatchMax {
 		return nil, rpc.Invalid(rpc.Violation{Field: "events", Rule: "items:1..1000"})
 	}
-	events := make([]es.Event, len(req.GetEvents()))
+	var events []es.Event
 	for i, b := range req.GetEvents() {
 		e, err := es.Decode(b)
 		if err != nil {
 			return nil, rpc.Invalid(rpc.Violation{Field: fmt.Sprintf("events[%d]", i), Rule: "event", Value: err.Error()})
 		}
-		if _, ok := s.registry.ByTrigger(e.Type); !ok {
-			return nil, rpc.Invalid(rpc.Violation{Field: fmt.Sprintf("events[%d]", i), Rule: "trigger", Value: e.Type})
+		if id, ok := rpc.CanonicalUUID(e.Stream.ID); !ok || id != e.Stream.ID || !rpc.ValidCorrelationID(e.CorrelationID) {
+			return nil, rpc.Invalid(rpc.Violation{Field: fmt.Sprintf("events[%d]", i), Rule: "ids", Value: e.Stream.ID})
 		}
-		events[i] = e
+		if _, ok := s.registry.ByTrigger(e.Type); ok { // another is a newer version's: it will be asked for again
+			events = append(events, e)
+		}
 	}
 	n, err := s.engine.Start(ctx, Triggers(events))
 	return &sagav1.EnsureSagaResponse{Started: int32(n)}, err //nolint:gosec // at most 1,000

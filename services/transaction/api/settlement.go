@@ -56,6 +56,13 @@ func settleCommand(x *transactionv1.Settlement) (es.Command[transaction.Command]
 	var v rpc.Fields
 	id := v.UUID("transactionId", x.GetTransactionId())
 	v.Required("step", x.GetStep())
+	for field, text := range map[string]string{
+		"step": x.GetStep(), "errorReason": x.GetErrorReason(), "correlationId": x.GetCorrelationId(), "causedBy": x.GetCausedBy(),
+		"tenantId": x.GetTenantId(), "actor": x.GetActor(),
+	} {
+		v.MaxLen(field, text, edge.KeyMax)
+	}
+	v.MaxLen("errorMessage", x.GetErrorMessage(), 4*edge.ReferenceMax)
 	status, ok := ends[x.GetKind()]
 	if !ok {
 		v.Add("kind", "one_of:COMPLETE,FAIL,COMPENSATE", x.GetKind().String())

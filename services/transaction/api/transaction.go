@@ -16,7 +16,7 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/money"
-	"example.com/billing/pkg/projection"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
@@ -262,7 +262,7 @@ func (s *Server) ListTransactions(ctx context.Context, req *transactionv1.ListTr
 	if len(entries) > int(size) {
 		entries = entries[:size]
 		last := entries[size-1]
-		res.NextPageToken = rpc.EncodePageToken(projection.Cursor{CreatedAt: last.Transaction.CreatedAt, ID: last.ID})
+		res.NextPageToken = rpc.EncodePageToken(page.Cursor{CreatedAt: last.Transaction.CreatedAt, ID: last.ID})
 	}
 	for _, e := range entries {
 		res.Transactions = append(res.Transactions, toProto(e.ID, e.Transaction))

@@ -7,11 +7,13 @@ import (
 	"embed"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/transaction"
 )
@@ -43,7 +45,7 @@ func (t *Transactions) Projection(load func(context.Context, es.Stream, int64) (
 type Filter struct {
 	TenantID  string
 	AccountID string // on either side
-	Before    projection.Cursor
+	Before    page.Cursor
 	Limit     int
 }
 
@@ -96,7 +98,8 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[transaction.Tra
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO transaction_view (id, version, tenant_id, source_id, destination_id, created_at, state)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[])
-		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state`,
+		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
+		WHERE transaction_view.version <= excluded.version -- a consumer that lost its partition may come late`,
 		ids, versions, tenants, sources, destinations, created, states)
 	return espg.Classify("write transaction_view", err)
 }
@@ -104,16 +107,15 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[transaction.Tra
 // Inline keeps transaction_pending in the transaction that commits the events.
 func Inline(b *pgx.Batch, events []es.Event) error {
 	var begun, ended []string
-	var at []time.Time
 	for _, e := range events {
 		if e.Version == 1 {
-			begun, at = append(begun, e.Stream.ID), append(at, e.RecordedAt)
+			begun = append(begun, e.Stream.ID)
 		} else {
 			ended = append(ended, e.Stream.ID)
 		}
 	}
 	if len(begun) > 0 {
-		b.Queue(`INSERT INTO transaction_pending (id, created_at) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])`, begun, at)
+		b.Queue(`INSERT INTO transaction_pending (id, created_at) SELECT i, clock_timestamp() FROM unnest($1::uuid[]) AS x(i)`, begun)
 	}
 	if len(ended) > 0 {
 		b.Queue(`DELETE FROM transaction_pending WHERE id = ANY($1::uuid[])`, ended)
@@ -121,9 +123,12 @@ func Inline(b *pgx.Batch, events []es.Event) error {
 	return nil
 }
 
-// PendingSince returns the ids of transactions that have been pending for at least age, the oldest first.
-func (t *Transactions) PendingSince(ctx context.Context, age time.Duration, limit int) ([]string, error) {
-	rows, err := t.pool.Query(ctx, `SELECT id::text FROM transaction_pending WHERE created_at < clock_timestamp() - $1::interval ORDER BY created_at LIMIT $2`, age, limit)
+// PendingSince returns the ids above after, in their order, of transactions that have been pending for at least age.
+func (t *Transactions) PendingSince(ctx context.Context, age time.Duration, after string, limit int) ([]string, error) {
+	if after == "" {
+		after = uuid.Nil.String()
+	}
+	rows, err := t.pool.Query(ctx, `SELECT id::text FROM transaction_pending WHERE created_at < clock_timestamp() - $1::interval AND id > $2 ORDER BY id LIMIT $3`, age, after, limit)
 	if err != nil {
 		return nil, espg.Classify("read pending transactions", err)
 	}

@@ -15,7 +15,7 @@ import (
 
 // Sweep looks through pending transactions from time to time.
 type Sweep struct {
-	Pending func(ctx context.Context, age time.Duration, limit int) ([]string, error)
+	Pending func(ctx context.Context, age time.Duration, after string, limit int) ([]string, error)
 	Load    func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error)
 	Saga    sagav1.SagaTriggerServiceClient
 	Log     *slog.Logger
@@ -50,12 +50,23 @@ func (s Sweep) Run(ctx context.Context) error {
 	}
 }
 
-// once sends the oldest pending transactions' first events to the orchestrator, which starts what it does not know.
+// once goes through all pending transactions of that age.
 func (s Sweep) once(ctx context.Context) (started int32, err error) {
-	ids, err := s.Pending(ctx, s.Age, batchMax)
-	if err != nil || len(ids) == 0 {
-		return 0, err
+	for after := ""; ; {
+		ids, err := s.Pending(ctx, s.Age, after, batchMax)
+		if err != nil || len(ids) == 0 {
+			return started, err
+		}
+		n, err := s.ensure(ctx, ids)
+		if started += n; err != nil {
+			return started, err
+		}
+		after = ids[len(ids)-1]
 	}
+}
+
+// ensure sends transactions' first events to the orchestrator, which starts what it does not know.
+func (s Sweep) ensure(ctx context.Context, ids []string) (started int32, err error) {
 	req := &sagav1.EnsureSagaRequest{}
 	for _, id := range ids {
 		events, err := s.Load(ctx, es.Stream{Type: transaction.AggregateType, ID: id}, 0)

@@ -245,7 +245,7 @@ func (x *SettleRequest) GetSettlements() []*Settlement {
 // SettlementResult answers one settlement.
 type SettlementResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The transaction's status now; empty if undecided.
+	// The transaction's status now; empty if undecided or ended otherwise.
 	Status string `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 	// Undecided or ended otherwise: a reason of billing.error.v1.
 	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
