@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	example.com/billing/deploy/local v0.0.0
 	example.com/billing/proto/gen/go v0.0.0
+	example.com/billing/services/edge v0.0.0
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
@@ -25,7 +26,6 @@ require (
 require (
 	example.com/billing/pkg v0.0.0 // indirect
 	example.com/billing/services/account v0.0.0 // indirect
-	example.com/billing/services/edge v0.0.0 // indirect
 	example.com/billing/services/gateway v0.0.0 // indirect
 	example.com/billing/services/saga-orchestrator v0.0.0 // indirect
 	example.com/billing/services/transaction v0.0.0 // indirect

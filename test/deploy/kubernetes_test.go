@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"example.com/billing/services/edge"
 )
 
 func TestKubernetesObjects(t *testing.T) {
@@ -133,13 +135,14 @@ func checkProbes(t *testing.T, name string, container corev1.Container) {
 		return
 	}
 	if servicePort(programs[name]) == "http" {
-		if container.ReadinessProbe.HTTPGet == nil || container.ReadinessProbe.HTTPGet.Path != "/readyz" ||
+		// /readyz says no while Kafka is away, and the requests that are still accepted then must get in.
+		if container.ReadinessProbe.HTTPGet == nil || container.ReadinessProbe.HTTPGet.Path != "/healthz" ||
 			container.LivenessProbe.HTTPGet == nil || container.LivenessProbe.HTTPGet.Path != "/healthz" {
 			t.Errorf("%s: probes %v, %v", name, container.ReadinessProbe, container.LivenessProbe)
 		}
-	} else if container.ReadinessProbe.GRPC == nil || container.LivenessProbe.GRPC != nil {
-		// NOT_SERVING says that Postgres or Kafka is away: a reason to send no calls, none to restart.
-		t.Errorf("%s: probes %v, %v; want readiness by gRPC, liveness by another", name, container.ReadinessProbe, container.LivenessProbe)
+	} else if probe := container.ReadinessProbe.GRPC; probe == nil || probe.Service == nil || *probe.Service != edge.Accepting || container.LivenessProbe.GRPC != nil {
+		// NOT_SERVING says that Postgres is away: a reason to send no calls, none to restart.
+		t.Errorf("%s: probes %v, %v; want readiness by the health of accepting, liveness by another", name, container.ReadinessProbe, container.LivenessProbe)
 	}
 }
 
