@@ -4,8 +4,10 @@ package money
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/shopspring/decimal"
@@ -49,6 +51,40 @@ func NewCatalogue(currencies ...Currency) Catalogue {
 		c.byCode[x.Code] = x
 	}
 	return c
+}
+
+// codePattern is a currency code's shape.
+var codePattern = regexp.MustCompile(`^[A-Z][A-Z0-9]{1,11}$`)
+
+// scaleMax is the most digits after the point that an amount may have.
+const scaleMax = 18
+
+// With returns a catalogue that has further currencies, each written CODE:SCALE:KIND, such as XAU:4:crypto. A code that is
+// there already is an error: changing the scale of a currency in use would change what its amounts mean.
+func (c Catalogue) With(specs ...string) (Catalogue, error) {
+	all := slices.Collect(maps.Values(c.byCode))
+	seen := maps.Clone(c.byCode)
+	for _, spec := range specs {
+		part := strings.Split(spec, ":")
+		if len(part) != 3 || !codePattern.MatchString(part[0]) {
+			return Catalogue{}, fmt.Errorf("currency %q must be CODE:SCALE:KIND, such as XAU:4:crypto", spec)
+		}
+		scale, err := strconv.Atoi(part[1])
+		if err != nil || scale < 0 || scale > scaleMax {
+			return Catalogue{}, fmt.Errorf("currency %q: the scale must be 0 to %d", spec, scaleMax)
+		}
+		kind := Kind(part[2])
+		if !slices.Contains([]Kind{Fiat, Crypto, Points}, kind) {
+			return Catalogue{}, fmt.Errorf("currency %q: the kind must be %s, %s or %s", spec, Fiat, Crypto, Points)
+		}
+		x := Currency{Code: part[0], Scale: int32(scale), Kind: kind} //nolint:gosec // at most 18
+		if _, taken := seen[x.Code]; taken {
+			return Catalogue{}, fmt.Errorf("currency %q: %s is there already", spec, x.Code)
+		}
+		seen[x.Code] = x
+		all = append(all, x)
+	}
+	return NewCatalogue(all...), nil
 }
 
 // Find returns the currency with this code.

@@ -74,3 +74,21 @@ func TestFormatParses(t *testing.T) {
 		}
 	})
 }
+
+func TestFurtherCurrencies(t *testing.T) {
+	c, err := money.Default().With("XAU:4:crypto", "MILES:0:points")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x, ok := c.Find("XAU"); !ok || x.Scale != 4 || x.Kind != money.Crypto {
+		t.Errorf("XAU is %+v", x)
+	}
+	if _, ok := c.Find("USD"); !ok || len(c.Codes()) != len(money.Default().Codes())+2 {
+		t.Errorf("codes %v", c.Codes())
+	}
+	for _, bad := range []string{"", "XAU", "XAU:4", "xau:4:crypto", "XAU:19:crypto", "XAU:-1:crypto", "XAU:4:metal", "USD:3:fiat", "XAU:4:crypto:x"} {
+		if _, err := money.Default().With(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}

@@ -107,6 +107,8 @@ func evolve(a Account, f es.Fact, o es.Occurred) Account {
 		a.Status, a.CreatedAt = Active, o.At
 	case BalanceChanged:
 		a.Balance = decimal.Decimal(f.NewBalance)
+	case LimitsChanged:
+		a.MinBalance, a.MaxBalance = f.MinBalance.ptr(), f.MaxBalance.ptr()
 	case StatusChanged:
 		a.Status = f.NewStatus
 	case PostingRefused, PostingCancelled: // registers: they change no balance

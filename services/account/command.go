@@ -75,6 +75,66 @@ func (c ChangeStatus) decide(a Account) ([]es.Fact, error) {
 	return []es.Fact{StatusChanged{PreviousStatus: a.Status, NewStatus: c.Status, Reason: c.Reason}}, nil
 }
 
+// Limit is an optional change of a limit.
+type Limit struct {
+	Set   bool             // false = it stays as it is
+	Value *decimal.Decimal // nil = no limit
+}
+
+// or is the limit after the change.
+func (l Limit) or(present *decimal.Decimal) *decimal.Decimal {
+	if l.Set {
+		return l.Value
+	}
+	return present
+}
+
+// ChangeLimits sets the lowest and highest balance. The present balance may lie outside: what is refused is to go further.
+type ChangeLimits struct {
+	Min, Max        Limit
+	Reason          string
+	ExpectedVersion *int64 // nil = whatever it is
+	Keyed           bool   // came with an idempotency key: even limits that stay leave their event, for repeats to find
+}
+
+func (c ChangeLimits) decide(a Account) ([]es.Fact, error) {
+	lowest, highest := c.Min.or(a.MinBalance), c.Max.or(a.MaxBalance)
+	switch {
+	case !a.Exists():
+		return nil, es.Refuse("ACCOUNT_NOT_FOUND", "There is no such account.")
+	case c.ExpectedVersion != nil && *c.ExpectedVersion != a.Version:
+		return nil, es.Refuse("VERSION_CONFLICT", "Expected version %d, the account is at version %d.", *c.ExpectedVersion, a.Version)
+	case a.Status == Closed:
+		return nil, es.Refuse("ACCOUNT_CLOSED", "The account is closed.")
+	case a.Type == External:
+		return nil, es.Refuse("LIMITS_NOT_ALLOWED", "An EXTERNAL account mirrors the outside world; it has no limits.")
+	case a.Type == User && lowest == nil:
+		return nil, es.Refuse("LIMITS_NOT_ALLOWED", "A USER account has a minimum.")
+	case lowest != nil && highest != nil && highest.LessThan(*lowest):
+		return nil, es.Refuse("LIMITS_NOT_ALLOWED", "The maximum %s would be below the minimum %s.", a.Format(*highest), a.Format(*lowest))
+	case sameLimit(lowest, a.MinBalance) && sameLimit(highest, a.MaxBalance) && !c.Keyed:
+		return nil, nil
+	}
+	return []es.Fact{c.fact(a)}, nil
+}
+
+// fact is what the change leads to.
+func (c ChangeLimits) fact(a Account) LimitsChanged {
+	return LimitsChanged{
+		PreviousMinBalance: limit(a.MinBalance, a.Scale), PreviousMaxBalance: limit(a.MaxBalance, a.Scale),
+		MinBalance: limit(c.Min.or(a.MinBalance), a.Scale), MaxBalance: limit(c.Max.or(a.MaxBalance), a.Scale), Reason: c.Reason,
+	}
+}
+
+// SameAs reports whether f is what this change, or one with the same content, led to.
+func (c ChangeLimits) SameAs(f LimitsChanged) bool {
+	return f.Reason == c.Reason && (!c.Min.Set || sameLimit(c.Min.Value, f.MinBalance.ptr())) && (!c.Max.Set || sameLimit(c.Max.Value, f.MaxBalance.ptr()))
+}
+
+func sameLimit(a, b *decimal.Decimal) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
+}
+
 // Post moves money for a saga's step. It always writes the step's register: done, or refused.
 type Post struct {
 	SagaID, Step string

@@ -111,6 +111,18 @@ type PostingCancelled struct {
 // EventType is PostingCancelled.
 func (PostingCancelled) EventType() string { return "PostingCancelled" }
 
+// LimitsChanged is a fact: the account got other limits. nil = no limit.
+type LimitsChanged struct {
+	PreviousMinBalance *Amount `json:"previousMinBalance,omitempty"`
+	PreviousMaxBalance *Amount `json:"previousMaxBalance,omitempty"`
+	MinBalance         *Amount `json:"minBalance,omitempty"`
+	MaxBalance         *Amount `json:"maxBalance,omitempty"`
+	Reason             string  `json:"reason"`
+}
+
+// EventType is AccountLimitsChanged.
+func (LimitsChanged) EventType() string { return "AccountLimitsChanged" }
+
 // StatusChanged is a fact: the account was suspended, re-activated or closed.
 type StatusChanged struct {
 	PreviousStatus Status `json:"previousStatus"`
@@ -131,6 +143,8 @@ func decode(eventType string, data json.RawMessage) (es.Fact, error) {
 		return decodeAs[PostingRefused](data)
 	case PostingCancelled{}.EventType():
 		return decodeAs[PostingCancelled](data)
+	case LimitsChanged{}.EventType():
+		return decodeAs[LimitsChanged](data)
 	case StatusChanged{}.EventType():
 		return decodeAs[StatusChanged](data)
 	}

@@ -15,6 +15,9 @@ func published() map[string]es.Fact {
 	rollback := moved("credit_source_rollback", account.Credit, "50.00", "50.00", "100.00")
 	rollback.Reason = "transfer_rollback"
 	return map[string]es.Fact{
+		"AccountLimitsChanged": account.LimitsChanged{
+			PreviousMinBalance: amtPtr("0.00"), PreviousMaxBalance: amtPtr("100.00"), MinBalance: amtPtr("-50.00"), MaxBalance: amtPtr("500.00"), Reason: "good customer",
+		},
 		"AccountCreated": created(upTo("1000.00"), func(f *account.Created) {
 			f.Metadata, f.RequestHash = map[string]any{"plan": "<gold> & more", "seats": 3}, "9b74c9897bac770ffc029102a200c5de"
 		}),

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/money"
 	"example.com/billing/pkg/rpc"
 	errorv1 "example.com/billing/proto/gen/go/billing/error/v1"
 )
@@ -90,4 +91,14 @@ func Struct(m map[string]any) *structpb.Struct {
 		return nil // not reachable: it came from JSON
 	}
 	return s
+}
+
+// CurrencySettings add to the catalogue of currencies. The account and the transaction service need the same.
+type CurrencySettings struct {
+	Currencies []string `name:"currencies" env:"BILLING_CURRENCIES" help:"Further currencies, CODE:SCALE:KIND (fiat, crypto or points), comma separated. The same for the account and the transaction service; never changed for a currency in use."`
+}
+
+// Catalogue is the default catalogue and the further currencies.
+func (s CurrencySettings) Catalogue() (money.Catalogue, error) {
+	return money.Default().With(s.Currencies...)
 }

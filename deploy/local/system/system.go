@@ -33,15 +33,16 @@ const (
 
 // Settings say where the system keeps its data and listens. Empty addresses are free ports of 127.0.0.1.
 type Settings struct {
-	HTTPAddr        string     `name:"http-addr" env:"BILLING_HTTP_ADDR" help:"Where to serve REST."`
-	AccountAddr     string     `name:"account-addr" env:"BILLING_ACCOUNT_ADDR" help:"Where the account service serves gRPC."`
-	TransactionAddr string     `name:"transaction-addr" env:"BILLING_TRANSACTION_ADDR" help:"Where the transaction service serves gRPC."`
-	SagaAddr        string     `name:"saga-addr" env:"BILLING_SAGA_ADDR" help:"Where the saga orchestrator serves gRPC."`
-	PostgresDSN     string     `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" help:"A PostgreSQL server to use instead of the embedded one; the databases are created on it."`
-	PostgresBin     string     `name:"postgres-bin" env:"BILLING_POSTGRES_BIN" help:"Folder of PostgreSQL's binaries; none = fetch them; empty = find them on this machine, else fetch them."`
-	KafkaBrokers    []string   `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" help:"Kafka brokers to use instead of the embedded one."`
-	DataDir         string     `name:"data-dir" env:"BILLING_DATA_DIR" help:"Where the embedded parts keep their data."`
-	LogLevel        slog.Level `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
+	HTTPAddr        string   `name:"http-addr" env:"BILLING_HTTP_ADDR" help:"Where to serve REST."`
+	AccountAddr     string   `name:"account-addr" env:"BILLING_ACCOUNT_ADDR" help:"Where the account service serves gRPC."`
+	TransactionAddr string   `name:"transaction-addr" env:"BILLING_TRANSACTION_ADDR" help:"Where the transaction service serves gRPC."`
+	SagaAddr        string   `name:"saga-addr" env:"BILLING_SAGA_ADDR" help:"Where the saga orchestrator serves gRPC."`
+	PostgresDSN     string   `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" help:"A PostgreSQL server to use instead of the embedded one; the databases are created on it."`
+	PostgresBin     string   `name:"postgres-bin" env:"BILLING_POSTGRES_BIN" help:"Folder of PostgreSQL's binaries; none = fetch them; empty = find them on this machine, else fetch them."`
+	KafkaBrokers    []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" help:"Kafka brokers to use instead of the embedded one."`
+	DataDir         string   `name:"data-dir" env:"BILLING_DATA_DIR" help:"Where the embedded parts keep their data."`
+	edge.CurrencySettings
+	LogLevel slog.Level `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
 }
 
 // System is a running system.
@@ -134,11 +135,11 @@ func (sys *System) startServices() {
 	common := run.Common{LogLevel: sys.settings.LogLevel, LogFormat: "text", LogTo: sys.log}
 	kafka := edge.KafkaSettings{Brokers: sys.kafka.Brokers(), Partitions: 6, Replication: -1}
 	sys.services.Go(func() error {
-		return account.Run(ctx, account.Config{Addr: sys.Account, PostgresDSN: sys.postgres.DSN(AccountDatabase), KafkaSettings: kafka, Common: common})
+		return account.Run(ctx, account.Config{CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Account, PostgresDSN: sys.postgres.DSN(AccountDatabase), KafkaSettings: kafka, Common: common})
 	})
 	sys.services.Go(func() error {
 		return transaction.Run(ctx, transaction.Config{
-			Addr: sys.Transaction, PostgresDSN: sys.postgres.DSN(TransactionDatabase), AccountTarget: sys.Account, SagaTarget: sys.Saga, KafkaSettings: kafka, Common: common,
+			CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Transaction, PostgresDSN: sys.postgres.DSN(TransactionDatabase), AccountTarget: sys.Account, SagaTarget: sys.Saga, KafkaSettings: kafka, Common: common,
 		})
 	})
 	sys.services.Go(func() error {

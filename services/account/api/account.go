@@ -42,12 +42,13 @@ type Server struct {
 }
 
 // New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, secret []byte, mw ...cqrs.Middleware) *Server {
+func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte, mw ...cqrs.Middleware) *Server {
 	s := &Server{
-		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: money.Default(), Secret: secret,
+		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: currencies, Secret: secret,
 	}
 	cqrs.Handle(s.Commands, s.openAccount)
 	cqrs.Handle(s.Commands, s.changeStatus)
+	cqrs.Handle(s.Commands, s.changeLimits)
 	cqrs.Handle(s.Queries, func(ctx context.Context, q cqrs.Message[FindAccount]) (found, error) {
 		out, err := x.Get(ctx, q.Body.AccountID)
 		return found{q.Body.AccountID, out.State}, err
@@ -76,6 +77,11 @@ type (
 	ChangeAccountStatus struct {
 		AccountID, Key string
 		Change         account.ChangeStatus
+	}
+	// ChangeAccountLimits changes an account's limits.
+	ChangeAccountLimits struct {
+		AccountID, Key string
+		Change         account.ChangeLimits
 	}
 	// FindAccount reads one account.
 	FindAccount struct{ AccountID string }
@@ -182,12 +188,8 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 		v.MaxLen("reason", req.GetReason(), edge.ReferenceMax)
 	}
 	key := edge.IdempotencyKey(ctx, &v, req.GetIdempotencyKey(), false)
-	change := account.ChangeStatus{Status: account.Status(req.GetStatus()), Reason: req.GetReason()}
-	if req.ExpectedVersion != nil {
-		n := int64(req.GetExpectedVersion())
-		if change.ExpectedVersion = &n; n < 1 {
-			v.Add("expectedVersion", "min:1", "")
-		}
+	change := account.ChangeStatus{
+		Status: account.Status(req.GetStatus()), Reason: req.GetReason(), ExpectedVersion: expectedVersion(&v, req.ExpectedVersion),
 	}
 	if err := v.Err(); err != nil {
 		return nil, err
@@ -270,12 +272,16 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	var v rpc.Fields
 	v.MaxLen("ownerId", req.GetOwnerId(), 128)
 	v.MaxLen("ownerType", req.GetOwnerType(), 64)
+	optionally(&v, "accountType", req.GetAccountType(), account.Types()...)
+	optionally(&v, "status", req.GetStatus(), account.Statuses()...)
+	optionally(&v, "currency", req.GetCurrency(), s.Currencies.Codes()...)
 	size := v.PageSize("pageSize", req.GetPageSize(), edge.PageSize, edge.PageSizeMax)
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
 	origin := edge.Origin(ctx)
-	f := readmodel.Filter{TenantID: origin.TenantID, OwnerID: req.GetOwnerId(), OwnerType: req.GetOwnerType(), Limit: int(size) + 1}
+	f := readmodel.Filter{TenantID: origin.TenantID, OwnerID: req.GetOwnerId(), OwnerType: req.GetOwnerType(),
+		Type: req.GetAccountType(), Status: req.GetStatus(), Currency: req.GetCurrency(), Limit: int(size) + 1}
 	if req.GetPageToken() != "" {
 		if err := rpc.DecodePageToken(req.GetPageToken(), &f.Before); err != nil {
 			return nil, err
@@ -295,6 +301,13 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 		res.Accounts = append(res.Accounts, toProto(e.ID, e.Account))
 	}
 	return res, nil
+}
+
+// optionally needs one of a closed set, or nothing.
+func optionally(v *rpc.Fields, field, value string, allowed ...string) {
+	if value != "" {
+		v.OneOf(field, value, allowed...)
+	}
 }
 
 // command addresses a domain command to an account.

@@ -10,6 +10,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
+	"example.com/billing/pkg/money"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
@@ -48,7 +49,7 @@ func newServer(t *testing.T, store es.Store) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(x, nil, nil, []byte("secret"))
+	return New(x, nil, nil, money.Default(), []byte("secret"))
 }
 
 // open opens an account in USD.

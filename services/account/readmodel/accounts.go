@@ -44,6 +44,9 @@ type Filter struct {
 	TenantID  string
 	OwnerID   string
 	OwnerType string
+	Type      string
+	Status    string
+	Currency  string
 	Before    page.Cursor
 	Limit     int
 }
@@ -59,7 +62,8 @@ func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
 	before, id := f.Before.Key()
 	rows, err := a.pool.Query(ctx, `SELECT id::text, version, state FROM account_view
 		WHERE tenant_id = $1 AND ($2 = '' OR owner_id = $2) AND ($3 = '' OR owner_type = $3) AND (created_at, id) < ($4, $5)
-		ORDER BY created_at DESC, id DESC LIMIT $6`, f.TenantID, f.OwnerID, f.OwnerType, before, id, f.Limit)
+		  AND ($6 = '' OR type = $6) AND ($7 = '' OR status = $7) AND ($8 = '' OR currency = $8)
+		ORDER BY created_at DESC, id DESC LIMIT $9`, f.TenantID, f.OwnerID, f.OwnerType, before, id, f.Type, f.Status, f.Currency, f.Limit)
 	if err != nil {
 		return nil, espg.Classify("list accounts", err)
 	}
@@ -77,6 +81,7 @@ func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
 func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account]) error {
 	var (
 		ids, tenants, owners, kinds []string
+		types, currencies, statuses []string
 		versions                    []int64
 		created                     []time.Time
 		states                      [][]byte
@@ -87,13 +92,14 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account
 		}
 		tenant, _ := r.First.Metadata["tenantId"].(string)
 		ids, tenants, owners, kinds = append(ids, r.ID), append(tenants, tenant), append(owners, r.State.OwnerID), append(kinds, r.State.OwnerType)
+		types, currencies, statuses = append(types, string(r.State.Type)), append(currencies, r.State.Currency), append(statuses, string(r.State.Status))
 		versions, created, states = append(versions, r.Version), append(created, r.State.CreatedAt), append(states, r.Encoded)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO account_view (id, version, tenant_id, owner_id, owner_type, created_at, state)
-		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::bytea[])
-		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
+	_, err := tx.Exec(ctx, `INSERT INTO account_view (id, version, tenant_id, owner_id, owner_type, type, currency, status, created_at, state)
+		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::bytea[])
+		ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, state = excluded.state
 		WHERE account_view.version <= excluded.version -- a consumer that lost its partition may come late`,
-		ids, versions, tenants, owners, kinds, created, states)
+		ids, versions, tenants, owners, kinds, types, currencies, statuses, created, states)
 	if err != nil {
 		return espg.Classify("write account_view", err)
 	}

@@ -19,6 +19,7 @@ import (
 type Config struct {
 	Addr        string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
 	PostgresDSN string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	edge.CurrencySettings
 	edge.KafkaSettings
 	run.Common
 }
@@ -32,6 +33,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 	}()
 	pool, err := edge.Database(app, cfg.PostgresDSN, readmodel.Migrations, "account_migration")
+	if err != nil {
+		return err
+	}
+	currencies, err := cfg.Catalogue()
 	if err != nil {
 		return err
 	}
@@ -56,7 +61,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(executor, accounts, pool, secret)
+	server := api.New(executor, accounts, pool, currencies, secret)
 	return edge.Serve(app, edge.Serving{
 		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})

@@ -11,6 +11,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
+	"example.com/billing/pkg/money"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/transaction"
@@ -77,7 +78,7 @@ func newServer(t *testing.T, store es.Store, a Accounts) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(x, a, nil, []byte("secret"))
+	return New(x, a, nil, money.Default(), []byte("secret"))
 }
 
 // all returns every event of the store.

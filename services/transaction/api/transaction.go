@@ -49,9 +49,9 @@ type Server struct {
 }
 
 // New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts Accounts, list *readmodel.Transactions, secret []byte, mw ...cqrs.Middleware) *Server {
+func New(x *Executor, accounts Accounts, list *readmodel.Transactions, currencies money.Catalogue, secret []byte, mw ...cqrs.Middleware) *Server {
 	s := &Server{
-		executor: x, accounts: accounts, commands: cqrs.NewBus(mw...), queries: cqrs.NewBus(mw...), currencies: money.Default(), secret: secret,
+		executor: x, accounts: accounts, commands: cqrs.NewBus(mw...), queries: cqrs.NewBus(mw...), currencies: currencies, secret: secret,
 	}
 	cqrs.Handle(s.commands, s.requestTransaction)
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[FindTransaction]) (transaction.Transaction, error) {

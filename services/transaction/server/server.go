@@ -23,6 +23,7 @@ type Config struct {
 	PostgresDSN   string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
 	AccountTarget string `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
 	SagaTarget    string `name:"saga-target" env:"BILLING_SAGA_TARGET" default:"127.0.0.1:9103" help:"The saga orchestrator, as a gRPC target."`
+	edge.CurrencySettings
 	edge.KafkaSettings
 	run.Common
 }
@@ -36,6 +37,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 	}()
 	pool, err := edge.Database(app, cfg.PostgresDSN, readmodel.Migrations, "transaction_migration")
+	if err != nil {
+		return err
+	}
+	currencies, err := cfg.Catalogue()
 	if err != nil {
 		return err
 	}
@@ -73,7 +78,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(executor, accounts, transactions, secret)
+	server := api.New(executor, accounts, transactions, currencies, secret)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})

@@ -16,6 +16,9 @@ CREATE TABLE account_view (
     tenant_id  text COLLATE "C" NOT NULL,
     owner_id   text COLLATE "C" NOT NULL,
     owner_type text COLLATE "C" NOT NULL,
+    type       text COLLATE "C" NOT NULL,
+    currency   text COLLATE "C" NOT NULL,
+    status     text COLLATE "C" NOT NULL,
     created_at timestamptz NOT NULL,
     state      bytea NOT NULL -- the account as JSON
 ) WITH (fillfactor = 80);

@@ -562,7 +562,13 @@ type ListAccountsRequest struct {
 	// 1 to 200; 50 when absent.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// nextPageToken of the page before.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only accounts of this type: USER, EXTERNAL or SYSTEM.
+	AccountType string `protobuf:"bytes,5,opt,name=account_type,json=accountType,proto3" json:"account_type,omitempty"`
+	// Only accounts in this status: active, suspended or closed.
+	Status string `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
+	// Only accounts in this currency.
+	Currency      string `protobuf:"bytes,7,opt,name=currency,proto3" json:"currency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +631,27 @@ func (x *ListAccountsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListAccountsRequest) GetAccountType() string {
+	if x != nil {
+		return x.AccountType
+	}
+	return ""
+}
+
+func (x *ListAccountsRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ListAccountsRequest) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
 // ListAccountsResponse is one page.
 type ListAccountsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -680,6 +707,290 @@ func (x *ListAccountsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ChangeAccountLimitsRequest asks for limits. An absent limit stays as it is.
+type ChangeAccountLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Decimal at the currency's scale, may be negative (an overdraft); "" = no limit, except for USER accounts.
+	MinBalance *string `protobuf:"bytes,2,opt,name=min_balance,json=minBalance,proto3,oneof" json:"min_balance,omitempty"`
+	// Decimal at the currency's scale; "" = no limit.
+	MaxBalance *string `protobuf:"bytes,3,opt,name=max_balance,json=maxBalance,proto3,oneof" json:"max_balance,omitempty"`
+	// Required, up to 256 characters: why, kept in the stream.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Refuse with VERSION_CONFLICT unless the account is at this version.
+	ExpectedVersion *int32 `protobuf:"varint,5,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
+	// Up to 128 characters: the same key and content again answer as the first did.
+	IdempotencyKey *string `protobuf:"bytes,6,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ChangeAccountLimitsRequest) Reset() {
+	*x = ChangeAccountLimitsRequest{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeAccountLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeAccountLimitsRequest) ProtoMessage() {}
+
+func (x *ChangeAccountLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeAccountLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ChangeAccountLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ChangeAccountLimitsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ChangeAccountLimitsRequest) GetMinBalance() string {
+	if x != nil && x.MinBalance != nil {
+		return *x.MinBalance
+	}
+	return ""
+}
+
+func (x *ChangeAccountLimitsRequest) GetMaxBalance() string {
+	if x != nil && x.MaxBalance != nil {
+		return *x.MaxBalance
+	}
+	return ""
+}
+
+func (x *ChangeAccountLimitsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ChangeAccountLimitsRequest) GetExpectedVersion() int32 {
+	if x != nil && x.ExpectedVersion != nil {
+		return *x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *ChangeAccountLimitsRequest) GetIdempotencyKey() string {
+	if x != nil && x.IdempotencyKey != nil {
+		return *x.IdempotencyKey
+	}
+	return ""
+}
+
+// ChangeAccountLimitsResponse carries the account after the change.
+type ChangeAccountLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account.
+	Account       *Account `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeAccountLimitsResponse) Reset() {
+	*x = ChangeAccountLimitsResponse{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeAccountLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeAccountLimitsResponse) ProtoMessage() {}
+
+func (x *ChangeAccountLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeAccountLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ChangeAccountLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ChangeAccountLimitsResponse) GetAccount() *Account {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+// ListCurrenciesRequest asks for all of them.
+type ListCurrenciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCurrenciesRequest) Reset() {
+	*x = ListCurrenciesRequest{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCurrenciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCurrenciesRequest) ProtoMessage() {}
+
+func (x *ListCurrenciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCurrenciesRequest.ProtoReflect.Descriptor instead.
+func (*ListCurrenciesRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{11}
+}
+
+// ListCurrenciesResponse is the catalogue.
+type ListCurrenciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By code.
+	Currencies    []*Currency `protobuf:"bytes,1,rep,name=currencies,proto3" json:"currencies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCurrenciesResponse) Reset() {
+	*x = ListCurrenciesResponse{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCurrenciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCurrenciesResponse) ProtoMessage() {}
+
+func (x *ListCurrenciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCurrenciesResponse.ProtoReflect.Descriptor instead.
+func (*ListCurrenciesResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListCurrenciesResponse) GetCurrencies() []*Currency {
+	if x != nil {
+		return x.Currencies
+	}
+	return nil
+}
+
+// Currency is a unit of account.
+type Currency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Code, such as "USD".
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// Digits after the point; amounts are printed with exactly as many.
+	Scale int32 `protobuf:"varint,2,opt,name=scale,proto3" json:"scale,omitempty"`
+	// fiat, crypto or points.
+	Kind          string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Currency) Reset() {
+	*x = Currency{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Currency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Currency) ProtoMessage() {}
+
+func (x *Currency) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Currency.ProtoReflect.Descriptor instead.
+func (*Currency) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Currency) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Currency) GetScale() int32 {
+	if x != nil {
+		return x.Scale
+	}
+	return 0
+}
+
+func (x *Currency) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
 // ChangeAccountStatusRequest asks for a status.
 type ChangeAccountStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -699,7 +1010,7 @@ type ChangeAccountStatusRequest struct {
 
 func (x *ChangeAccountStatusRequest) Reset() {
 	*x = ChangeAccountStatusRequest{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	mi := &file_billing_account_v1_account_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +1022,7 @@ func (x *ChangeAccountStatusRequest) String() string {
 func (*ChangeAccountStatusRequest) ProtoMessage() {}
 
 func (x *ChangeAccountStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	mi := &file_billing_account_v1_account_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +1035,7 @@ func (x *ChangeAccountStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountStatusRequest.ProtoReflect.Descriptor instead.
 func (*ChangeAccountStatusRequest) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{9}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ChangeAccountStatusRequest) GetAccountId() string {
@@ -773,7 +1084,7 @@ type ChangeAccountStatusResponse struct {
 
 func (x *ChangeAccountStatusResponse) Reset() {
 	*x = ChangeAccountStatusResponse{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	mi := &file_billing_account_v1_account_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +1096,7 @@ func (x *ChangeAccountStatusResponse) String() string {
 func (*ChangeAccountStatusResponse) ProtoMessage() {}
 
 func (x *ChangeAccountStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	mi := &file_billing_account_v1_account_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +1109,7 @@ func (x *ChangeAccountStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountStatusResponse.ProtoReflect.Descriptor instead.
 func (*ChangeAccountStatusResponse) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{10}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChangeAccountStatusResponse) GetAccount() *Account {
@@ -867,17 +1178,45 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\abalance\x18\x02 \x01(\tR\abalance\x12\x1a\n" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\x05R\aversion\"\x8b\x01\n" +
+	"\aversion\x18\x05 \x01(\x05R\aversion\"\xe2\x01\n" +
 	"\x13ListAccountsRequest\x12\x19\n" +
 	"\bowner_id\x18\x01 \x01(\tR\aownerId\x12\x1d\n" +
 	"\n" +
 	"owner_type\x18\x02 \x01(\tR\townerType\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"w\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12!\n" +
+	"\faccount_type\x18\x05 \x01(\tR\vaccountType\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\tR\x06status\x12\x1a\n" +
+	"\bcurrency\x18\a \x01(\tR\bcurrency\"w\n" +
 	"\x14ListAccountsResponse\x127\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1b.billing.account.v1.AccountR\baccounts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf2\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc6\x02\n" +
+	"\x1aChangeAccountLimitsRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12$\n" +
+	"\vmin_balance\x18\x02 \x01(\tH\x00R\n" +
+	"minBalance\x88\x01\x01\x12$\n" +
+	"\vmax_balance\x18\x03 \x01(\tH\x01R\n" +
+	"maxBalance\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12.\n" +
+	"\x10expected_version\x18\x05 \x01(\x05H\x02R\x0fexpectedVersion\x88\x01\x01\x12,\n" +
+	"\x0fidempotency_key\x18\x06 \x01(\tH\x03R\x0eidempotencyKey\x88\x01\x01B\x0e\n" +
+	"\f_min_balanceB\x0e\n" +
+	"\f_max_balanceB\x13\n" +
+	"\x11_expected_versionB\x12\n" +
+	"\x10_idempotency_key\"T\n" +
+	"\x1bChangeAccountLimitsResponse\x125\n" +
+	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount\"\x17\n" +
+	"\x15ListCurrenciesRequest\"V\n" +
+	"\x16ListCurrenciesResponse\x12<\n" +
+	"\n" +
+	"currencies\x18\x01 \x03(\v2\x1c.billing.account.v1.CurrencyR\n" +
+	"currencies\"H\n" +
+	"\bCurrency\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
+	"\x05scale\x18\x02 \x01(\x05R\x05scale\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\"\xf2\x01\n" +
 	"\x1aChangeAccountStatusRequest\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x16\n" +
@@ -888,13 +1227,15 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\x11_expected_versionB\x12\n" +
 	"\x10_idempotency_key\"T\n" +
 	"\x1bChangeAccountStatusResponse\x125\n" +
-	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount2\xa0\x04\n" +
+	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount2\x81\x06\n" +
 	"\x0eAccountService\x12d\n" +
 	"\rCreateAccount\x12(.billing.account.v1.CreateAccountRequest\x1a).billing.account.v1.CreateAccountResponse\x12[\n" +
 	"\n" +
 	"GetAccount\x12%.billing.account.v1.GetAccountRequest\x1a&.billing.account.v1.GetAccountResponse\x12p\n" +
 	"\x11GetAccountBalance\x12,.billing.account.v1.GetAccountBalanceRequest\x1a-.billing.account.v1.GetAccountBalanceResponse\x12a\n" +
 	"\fListAccounts\x12'.billing.account.v1.ListAccountsRequest\x1a(.billing.account.v1.ListAccountsResponse\x12v\n" +
+	"\x13ChangeAccountLimits\x12..billing.account.v1.ChangeAccountLimitsRequest\x1a/.billing.account.v1.ChangeAccountLimitsResponse\x12g\n" +
+	"\x0eListCurrencies\x12).billing.account.v1.ListCurrenciesRequest\x1a*.billing.account.v1.ListCurrenciesResponse\x12v\n" +
 	"\x13ChangeAccountStatus\x12..billing.account.v1.ChangeAccountStatusRequest\x1a/.billing.account.v1.ChangeAccountStatusResponseB?Z=example.com/billing/proto/gen/go/billing/account/v1;accountv1b\x06proto3"
 
 var (
@@ -909,7 +1250,7 @@ func file_billing_account_v1_account_proto_rawDescGZIP() []byte {
 	return file_billing_account_v1_account_proto_rawDescData
 }
 
-var file_billing_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_billing_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_billing_account_v1_account_proto_goTypes = []any{
 	(*Account)(nil),                     // 0: billing.account.v1.Account
 	(*CreateAccountRequest)(nil),        // 1: billing.account.v1.CreateAccountRequest
@@ -920,35 +1261,46 @@ var file_billing_account_v1_account_proto_goTypes = []any{
 	(*GetAccountBalanceResponse)(nil),   // 6: billing.account.v1.GetAccountBalanceResponse
 	(*ListAccountsRequest)(nil),         // 7: billing.account.v1.ListAccountsRequest
 	(*ListAccountsResponse)(nil),        // 8: billing.account.v1.ListAccountsResponse
-	(*ChangeAccountStatusRequest)(nil),  // 9: billing.account.v1.ChangeAccountStatusRequest
-	(*ChangeAccountStatusResponse)(nil), // 10: billing.account.v1.ChangeAccountStatusResponse
-	(*structpb.Struct)(nil),             // 11: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 12: google.protobuf.Timestamp
+	(*ChangeAccountLimitsRequest)(nil),  // 9: billing.account.v1.ChangeAccountLimitsRequest
+	(*ChangeAccountLimitsResponse)(nil), // 10: billing.account.v1.ChangeAccountLimitsResponse
+	(*ListCurrenciesRequest)(nil),       // 11: billing.account.v1.ListCurrenciesRequest
+	(*ListCurrenciesResponse)(nil),      // 12: billing.account.v1.ListCurrenciesResponse
+	(*Currency)(nil),                    // 13: billing.account.v1.Currency
+	(*ChangeAccountStatusRequest)(nil),  // 14: billing.account.v1.ChangeAccountStatusRequest
+	(*ChangeAccountStatusResponse)(nil), // 15: billing.account.v1.ChangeAccountStatusResponse
+	(*structpb.Struct)(nil),             // 16: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 17: google.protobuf.Timestamp
 }
 var file_billing_account_v1_account_proto_depIdxs = []int32{
-	11, // 0: billing.account.v1.Account.metadata:type_name -> google.protobuf.Struct
-	12, // 1: billing.account.v1.Account.created_at:type_name -> google.protobuf.Timestamp
-	12, // 2: billing.account.v1.Account.updated_at:type_name -> google.protobuf.Timestamp
-	11, // 3: billing.account.v1.CreateAccountRequest.metadata:type_name -> google.protobuf.Struct
+	16, // 0: billing.account.v1.Account.metadata:type_name -> google.protobuf.Struct
+	17, // 1: billing.account.v1.Account.created_at:type_name -> google.protobuf.Timestamp
+	17, // 2: billing.account.v1.Account.updated_at:type_name -> google.protobuf.Timestamp
+	16, // 3: billing.account.v1.CreateAccountRequest.metadata:type_name -> google.protobuf.Struct
 	0,  // 4: billing.account.v1.CreateAccountResponse.account:type_name -> billing.account.v1.Account
 	0,  // 5: billing.account.v1.GetAccountResponse.account:type_name -> billing.account.v1.Account
 	0,  // 6: billing.account.v1.ListAccountsResponse.accounts:type_name -> billing.account.v1.Account
-	0,  // 7: billing.account.v1.ChangeAccountStatusResponse.account:type_name -> billing.account.v1.Account
-	1,  // 8: billing.account.v1.AccountService.CreateAccount:input_type -> billing.account.v1.CreateAccountRequest
-	3,  // 9: billing.account.v1.AccountService.GetAccount:input_type -> billing.account.v1.GetAccountRequest
-	5,  // 10: billing.account.v1.AccountService.GetAccountBalance:input_type -> billing.account.v1.GetAccountBalanceRequest
-	7,  // 11: billing.account.v1.AccountService.ListAccounts:input_type -> billing.account.v1.ListAccountsRequest
-	9,  // 12: billing.account.v1.AccountService.ChangeAccountStatus:input_type -> billing.account.v1.ChangeAccountStatusRequest
-	2,  // 13: billing.account.v1.AccountService.CreateAccount:output_type -> billing.account.v1.CreateAccountResponse
-	4,  // 14: billing.account.v1.AccountService.GetAccount:output_type -> billing.account.v1.GetAccountResponse
-	6,  // 15: billing.account.v1.AccountService.GetAccountBalance:output_type -> billing.account.v1.GetAccountBalanceResponse
-	8,  // 16: billing.account.v1.AccountService.ListAccounts:output_type -> billing.account.v1.ListAccountsResponse
-	10, // 17: billing.account.v1.AccountService.ChangeAccountStatus:output_type -> billing.account.v1.ChangeAccountStatusResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 7: billing.account.v1.ChangeAccountLimitsResponse.account:type_name -> billing.account.v1.Account
+	13, // 8: billing.account.v1.ListCurrenciesResponse.currencies:type_name -> billing.account.v1.Currency
+	0,  // 9: billing.account.v1.ChangeAccountStatusResponse.account:type_name -> billing.account.v1.Account
+	1,  // 10: billing.account.v1.AccountService.CreateAccount:input_type -> billing.account.v1.CreateAccountRequest
+	3,  // 11: billing.account.v1.AccountService.GetAccount:input_type -> billing.account.v1.GetAccountRequest
+	5,  // 12: billing.account.v1.AccountService.GetAccountBalance:input_type -> billing.account.v1.GetAccountBalanceRequest
+	7,  // 13: billing.account.v1.AccountService.ListAccounts:input_type -> billing.account.v1.ListAccountsRequest
+	9,  // 14: billing.account.v1.AccountService.ChangeAccountLimits:input_type -> billing.account.v1.ChangeAccountLimitsRequest
+	11, // 15: billing.account.v1.AccountService.ListCurrencies:input_type -> billing.account.v1.ListCurrenciesRequest
+	14, // 16: billing.account.v1.AccountService.ChangeAccountStatus:input_type -> billing.account.v1.ChangeAccountStatusRequest
+	2,  // 17: billing.account.v1.AccountService.CreateAccount:output_type -> billing.account.v1.CreateAccountResponse
+	4,  // 18: billing.account.v1.AccountService.GetAccount:output_type -> billing.account.v1.GetAccountResponse
+	6,  // 19: billing.account.v1.AccountService.GetAccountBalance:output_type -> billing.account.v1.GetAccountBalanceResponse
+	8,  // 20: billing.account.v1.AccountService.ListAccounts:output_type -> billing.account.v1.ListAccountsResponse
+	10, // 21: billing.account.v1.AccountService.ChangeAccountLimits:output_type -> billing.account.v1.ChangeAccountLimitsResponse
+	12, // 22: billing.account.v1.AccountService.ListCurrencies:output_type -> billing.account.v1.ListCurrenciesResponse
+	15, // 23: billing.account.v1.AccountService.ChangeAccountStatus:output_type -> billing.account.v1.ChangeAccountStatusResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_billing_account_v1_account_proto_init() }
@@ -959,13 +1311,14 @@ func file_billing_account_v1_account_proto_init() {
 	file_billing_account_v1_account_proto_msgTypes[0].OneofWrappers = []any{}
 	file_billing_account_v1_account_proto_msgTypes[1].OneofWrappers = []any{}
 	file_billing_account_v1_account_proto_msgTypes[9].OneofWrappers = []any{}
+	file_billing_account_v1_account_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_account_v1_account_proto_rawDesc), len(file_billing_account_v1_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const (
 	AccountService_GetAccount_FullMethodName          = "/billing.account.v1.AccountService/GetAccount"
 	AccountService_GetAccountBalance_FullMethodName   = "/billing.account.v1.AccountService/GetAccountBalance"
 	AccountService_ListAccounts_FullMethodName        = "/billing.account.v1.AccountService/ListAccounts"
+	AccountService_ChangeAccountLimits_FullMethodName = "/billing.account.v1.AccountService/ChangeAccountLimits"
+	AccountService_ListCurrencies_FullMethodName      = "/billing.account.v1.AccountService/ListCurrencies"
 	AccountService_ChangeAccountStatus_FullMethodName = "/billing.account.v1.AccountService/ChangeAccountStatus"
 )
 
@@ -40,6 +42,10 @@ type AccountServiceClient interface {
 	GetAccountBalance(ctx context.Context, in *GetAccountBalanceRequest, opts ...grpc.CallOption) (*GetAccountBalanceResponse, error)
 	// ListAccounts lists from the read model, newest first. It follows the streams by a moment.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
+	// ChangeAccountLimits sets the lowest and highest balance that postings may leave. The present balance may lie outside.
+	ChangeAccountLimits(ctx context.Context, in *ChangeAccountLimitsRequest, opts ...grpc.CallOption) (*ChangeAccountLimitsResponse, error)
+	// ListCurrencies lists the currencies that accounts can be opened in, by code.
+	ListCurrencies(ctx context.Context, in *ListCurrenciesRequest, opts ...grpc.CallOption) (*ListCurrenciesResponse, error)
 	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and is final.
 	ChangeAccountStatus(ctx context.Context, in *ChangeAccountStatusRequest, opts ...grpc.CallOption) (*ChangeAccountStatusResponse, error)
 }
@@ -92,6 +98,26 @@ func (c *accountServiceClient) ListAccounts(ctx context.Context, in *ListAccount
 	return out, nil
 }
 
+func (c *accountServiceClient) ChangeAccountLimits(ctx context.Context, in *ChangeAccountLimitsRequest, opts ...grpc.CallOption) (*ChangeAccountLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeAccountLimitsResponse)
+	err := c.cc.Invoke(ctx, AccountService_ChangeAccountLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountServiceClient) ListCurrencies(ctx context.Context, in *ListCurrenciesRequest, opts ...grpc.CallOption) (*ListCurrenciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCurrenciesResponse)
+	err := c.cc.Invoke(ctx, AccountService_ListCurrencies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *accountServiceClient) ChangeAccountStatus(ctx context.Context, in *ChangeAccountStatusRequest, opts ...grpc.CallOption) (*ChangeAccountStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ChangeAccountStatusResponse)
@@ -116,6 +142,10 @@ type AccountServiceServer interface {
 	GetAccountBalance(context.Context, *GetAccountBalanceRequest) (*GetAccountBalanceResponse, error)
 	// ListAccounts lists from the read model, newest first. It follows the streams by a moment.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
+	// ChangeAccountLimits sets the lowest and highest balance that postings may leave. The present balance may lie outside.
+	ChangeAccountLimits(context.Context, *ChangeAccountLimitsRequest) (*ChangeAccountLimitsResponse, error)
+	// ListCurrencies lists the currencies that accounts can be opened in, by code.
+	ListCurrencies(context.Context, *ListCurrenciesRequest) (*ListCurrenciesResponse, error)
 	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and is final.
 	ChangeAccountStatus(context.Context, *ChangeAccountStatusRequest) (*ChangeAccountStatusResponse, error)
 	mustEmbedUnimplementedAccountServiceServer()
@@ -139,6 +169,12 @@ func (UnimplementedAccountServiceServer) GetAccountBalance(context.Context, *Get
 }
 func (UnimplementedAccountServiceServer) ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAccounts not implemented")
+}
+func (UnimplementedAccountServiceServer) ChangeAccountLimits(context.Context, *ChangeAccountLimitsRequest) (*ChangeAccountLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeAccountLimits not implemented")
+}
+func (UnimplementedAccountServiceServer) ListCurrencies(context.Context, *ListCurrenciesRequest) (*ListCurrenciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCurrencies not implemented")
 }
 func (UnimplementedAccountServiceServer) ChangeAccountStatus(context.Context, *ChangeAccountStatusRequest) (*ChangeAccountStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeAccountStatus not implemented")
@@ -236,6 +272,42 @@ func _AccountService_ListAccounts_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccountService_ChangeAccountLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeAccountLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).ChangeAccountLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_ChangeAccountLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).ChangeAccountLimits(ctx, req.(*ChangeAccountLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccountService_ListCurrencies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCurrenciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).ListCurrencies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_ListCurrencies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).ListCurrencies(ctx, req.(*ListCurrenciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AccountService_ChangeAccountStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ChangeAccountStatusRequest)
 	if err := dec(in); err != nil {
@@ -276,6 +348,14 @@ var AccountService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListAccounts",
 			Handler:    _AccountService_ListAccounts_Handler,
+		},
+		{
+			MethodName: "ChangeAccountLimits",
+			Handler:    _AccountService_ChangeAccountLimits_Handler,
+		},
+		{
+			MethodName: "ListCurrencies",
+			Handler:    _AccountService_ListCurrencies_Handler,
 		},
 		{
 			MethodName: "ChangeAccountStatus",

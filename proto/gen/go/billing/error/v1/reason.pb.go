@@ -85,6 +85,8 @@ const (
 	Reason_REASON_CANCELLED Reason = 27
 	// The step was cancelled before it was done; it never will be.
 	Reason_REASON_POSTING_CANCELLED Reason = 28
+	// The account's type has no such limit, or the limits cross.
+	Reason_REASON_LIMITS_NOT_ALLOWED Reason = 29
 )
 
 // Enum value maps for Reason.
@@ -119,6 +121,7 @@ var (
 		26: "REASON_TRANSACTION_ENDED",
 		27: "REASON_CANCELLED",
 		28: "REASON_POSTING_CANCELLED",
+		29: "REASON_LIMITS_NOT_ALLOWED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":              0,
@@ -150,6 +153,7 @@ var (
 		"REASON_TRANSACTION_ENDED":        26,
 		"REASON_CANCELLED":                27,
 		"REASON_POSTING_CANCELLED":        28,
+		"REASON_LIMITS_NOT_ALLOWED":       29,
 	}
 )
 
@@ -271,7 +275,7 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\aMapping\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\x05R\x04http\x12\x14\n" +
-	"\x05title\x18\x03 \x01(\tR\x05title*\xdf\x13\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title*\xc3\x14\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12Q\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a4\x8a\xb5\x180\n" +
@@ -330,7 +334,9 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\x10REASON_CANCELLED\x10\x1b\x1a5\x8a\xb5\x181\n" +
 	"\tCANCELLED\x10\xf3\x03\x1a!The caller cancelled the request.\x12V\n" +
 	"\x18REASON_POSTING_CANCELLED\x10\x1c\x1a8\x8a\xb5\x184\n" +
-	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1aThe posting was cancelled.:X\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1aThe posting was cancelled.\x12b\n" +
+	"\x19REASON_LIMITS_NOT_ALLOWED\x10\x1d\x1aC\x8a\xb5\x18?\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a%The account cannot have these limits.:X\n" +
 	"\amapping\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\v2\x19.billing.error.v1.MappingR\amappingB;Z9example.com/billing/proto/gen/go/billing/error/v1;errorv1b\x06proto3"
 
 var (

@@ -422,6 +422,88 @@ func (x *PostingCancelled) GetStep() string {
 	return ""
 }
 
+// AccountLimitsChanged: the account got other limits. An absent one is no limit.
+type AccountLimitsChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lowest balance a debit could leave before.
+	PreviousMinBalance *string `protobuf:"bytes,1,opt,name=previous_min_balance,json=previousMinBalance,proto3,oneof" json:"previous_min_balance,omitempty"`
+	// Highest balance a credit could leave before.
+	PreviousMaxBalance *string `protobuf:"bytes,2,opt,name=previous_max_balance,json=previousMaxBalance,proto3,oneof" json:"previous_max_balance,omitempty"`
+	// Lowest balance a debit may leave.
+	MinBalance *string `protobuf:"bytes,3,opt,name=min_balance,json=minBalance,proto3,oneof" json:"min_balance,omitempty"`
+	// Highest balance a credit may leave.
+	MaxBalance *string `protobuf:"bytes,4,opt,name=max_balance,json=maxBalance,proto3,oneof" json:"max_balance,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountLimitsChanged) Reset() {
+	*x = AccountLimitsChanged{}
+	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountLimitsChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountLimitsChanged) ProtoMessage() {}
+
+func (x *AccountLimitsChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountLimitsChanged.ProtoReflect.Descriptor instead.
+func (*AccountLimitsChanged) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AccountLimitsChanged) GetPreviousMinBalance() string {
+	if x != nil && x.PreviousMinBalance != nil {
+		return *x.PreviousMinBalance
+	}
+	return ""
+}
+
+func (x *AccountLimitsChanged) GetPreviousMaxBalance() string {
+	if x != nil && x.PreviousMaxBalance != nil {
+		return *x.PreviousMaxBalance
+	}
+	return ""
+}
+
+func (x *AccountLimitsChanged) GetMinBalance() string {
+	if x != nil && x.MinBalance != nil {
+		return *x.MinBalance
+	}
+	return ""
+}
+
+func (x *AccountLimitsChanged) GetMaxBalance() string {
+	if x != nil && x.MaxBalance != nil {
+		return *x.MaxBalance
+	}
+	return ""
+}
+
+func (x *AccountLimitsChanged) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // AccountStatusChanged: the account was suspended, re-activated or closed.
 type AccountStatusChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -437,7 +519,7 @@ type AccountStatusChanged struct {
 
 func (x *AccountStatusChanged) Reset() {
 	*x = AccountStatusChanged{}
-	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	mi := &file_billing_event_v1_account_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +531,7 @@ func (x *AccountStatusChanged) String() string {
 func (*AccountStatusChanged) ProtoMessage() {}
 
 func (x *AccountStatusChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	mi := &file_billing_event_v1_account_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +544,7 @@ func (x *AccountStatusChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountStatusChanged.ProtoReflect.Descriptor instead.
 func (*AccountStatusChanged) Descriptor() ([]byte, []int) {
-	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{4}
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AccountStatusChanged) GetPreviousStatus() string {
@@ -531,7 +613,19 @@ const file_billing_event_v1_account_proto_rawDesc = "" +
 	"\rerror_message\x18\a \x01(\tR\ferrorMessage\"?\n" +
 	"\x10PostingCancelled\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x12\n" +
-	"\x04step\x18\x02 \x01(\tR\x04step\"v\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\"\xba\x02\n" +
+	"\x14AccountLimitsChanged\x125\n" +
+	"\x14previous_min_balance\x18\x01 \x01(\tH\x00R\x12previousMinBalance\x88\x01\x01\x125\n" +
+	"\x14previous_max_balance\x18\x02 \x01(\tH\x01R\x12previousMaxBalance\x88\x01\x01\x12$\n" +
+	"\vmin_balance\x18\x03 \x01(\tH\x02R\n" +
+	"minBalance\x88\x01\x01\x12$\n" +
+	"\vmax_balance\x18\x04 \x01(\tH\x03R\n" +
+	"maxBalance\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reasonB\x17\n" +
+	"\x15_previous_min_balanceB\x17\n" +
+	"\x15_previous_max_balanceB\x0e\n" +
+	"\f_min_balanceB\x0e\n" +
+	"\f_max_balance\"v\n" +
 	"\x14AccountStatusChanged\x12'\n" +
 	"\x0fprevious_status\x18\x01 \x01(\tR\x0epreviousStatus\x12\x1d\n" +
 	"\n" +
@@ -550,17 +644,18 @@ func file_billing_event_v1_account_proto_rawDescGZIP() []byte {
 	return file_billing_event_v1_account_proto_rawDescData
 }
 
-var file_billing_event_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_billing_event_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_billing_event_v1_account_proto_goTypes = []any{
 	(*AccountCreated)(nil),       // 0: billing.event.v1.AccountCreated
 	(*BalanceChanged)(nil),       // 1: billing.event.v1.BalanceChanged
 	(*PostingRefused)(nil),       // 2: billing.event.v1.PostingRefused
 	(*PostingCancelled)(nil),     // 3: billing.event.v1.PostingCancelled
-	(*AccountStatusChanged)(nil), // 4: billing.event.v1.AccountStatusChanged
-	(*structpb.Struct)(nil),      // 5: google.protobuf.Struct
+	(*AccountLimitsChanged)(nil), // 4: billing.event.v1.AccountLimitsChanged
+	(*AccountStatusChanged)(nil), // 5: billing.event.v1.AccountStatusChanged
+	(*structpb.Struct)(nil),      // 6: google.protobuf.Struct
 }
 var file_billing_event_v1_account_proto_depIdxs = []int32{
-	5, // 0: billing.event.v1.AccountCreated.metadata:type_name -> google.protobuf.Struct
+	6, // 0: billing.event.v1.AccountCreated.metadata:type_name -> google.protobuf.Struct
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
@@ -574,13 +669,14 @@ func file_billing_event_v1_account_proto_init() {
 		return
 	}
 	file_billing_event_v1_account_proto_msgTypes[0].OneofWrappers = []any{}
+	file_billing_event_v1_account_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_event_v1_account_proto_rawDesc), len(file_billing_event_v1_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
