@@ -96,8 +96,9 @@ func (a *App) Postgres(dsn string) (*pgxpool.Pool, error) {
 	}
 	cfg.MaxConns = max(cfg.MaxConns, 8)
 	// A process that vanishes in the middle of a transaction, with its machine or its network, must not hold its locks for
-	// longer than this.
+	// longer than this. Short statements gain nothing from being compiled.
 	for name, value := range map[string]string{
+		"jit":                                 "off",
 		"idle_in_transaction_session_timeout": "15s", "tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
 	} {
 		if _, given := cfg.ConnConfig.RuntimeParams[name]; !given {
