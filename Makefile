@@ -1,7 +1,7 @@
 # The commands of the project. `make` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export GOFLAGS := -buildvcs=false
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
 
 MODULES := proto/gen/go pkg services/edge services/account services/transaction services/saga-orchestrator services/gateway deploy/local test
 SERVICES := account/cmd/accountd transaction/cmd/transactiond saga-orchestrator/cmd/sagad gateway/cmd/gatewayd
@@ -86,10 +86,10 @@ golden: ## Write golden files for new events (existing ones never change)
 
 .PHONY: kafka
 kafka: ## Run a real Apache Kafka without Docker, in the foreground (deploy/kafka)
-	@exec deploy/kafka/run.sh --data var/kafka --port 9092
+	@deploy/kafka/run.sh --data var/kafka --port 9092 || [ $$? = 143 ] # 143: ended by SIGTERM, as it should
 
 .PHONY: clean
-clean: ## Remove what was built, and the data of `make up`
+clean: ## Remove bin/ and var/ (root's data may be below /var/tmp: make up prints where)
 	@rm -rf bin var
 
 # Tools, pinned in tools/; built once.

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,7 +191,7 @@ func (a *App) Watch(h *health.Server, name string, checks map[string]Check) {
 				status := healthv1.HealthCheckResponse_NOT_SERVING
 				if serving {
 					status = healthv1.HealthCheckResponse_SERVING
-					a.Log.Info("ready", "for", name)
+					a.Log.Info("ready", "for", cmp.Or(name, "everything"))
 				}
 				h.SetServingStatus(name, status)
 			}
@@ -233,7 +234,11 @@ func (a *App) Wait() error {
 	if errors.Is(cause, context.Canceled) {
 		cause = nil
 	}
-	a.Log.Info("stopping", "cause", cause)
+	if cause != nil {
+		a.Log.Error("stopping", "cause", cause)
+	} else {
+		a.Log.Info("stopping")
+	}
 	return errors.Join(cause, a.Close())
 }
 

@@ -37,11 +37,11 @@ func (c Common) Logger(service string) *slog.Logger {
 	return slog.New(h).With("service", service)
 }
 
-// Main is a command's main function: it reads the settings into cfg from flags and environment, runs until SIGINT or
-// SIGTERM, and exits with 1 on an error.
+// Main is a command's main function: it reads the settings into cfg from flags and environment, runs until SIGINT,
+// SIGTERM or SIGHUP, and exits with 1 on an error.
 func Main[C any](name, description string, cfg *C, body func(ctx context.Context, cfg C) error) {
 	kong.Parse(cfg, kong.Name(name), kong.Description(description), kong.UsageOnError())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := body(ctx, *cfg); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

@@ -2,6 +2,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,10 +76,10 @@ func Start(ctx context.Context, s Settings, say func(format string, args ...any)
 	if sys.log, err = os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil { //nolint:gosec // the settings say where
 		return nil, fmt.Errorf("log file: %w", err)
 	}
-	if err := sys.startParts(ctx); err != nil {
+	if err := sys.addresses(ctx); err != nil {
 		return nil, err
 	}
-	if err := sys.addresses(); err != nil {
+	if err := sys.startParts(ctx); err != nil {
 		return nil, err
 	}
 	say("starting the services (log: %s)", logPath)
@@ -103,8 +104,9 @@ func (sys *System) startParts(ctx context.Context) (err error) {
 	return err
 }
 
-// addresses gives every service that has none a free port.
-func (sys *System) addresses() error {
+// addresses checks that the given addresses are free and gives every service that has none a free port. It comes first: a
+// system whose port is taken would otherwise find another one's services there.
+func (sys *System) addresses(ctx context.Context) error {
 	for _, a := range []struct {
 		given string
 		into  *string
@@ -112,17 +114,13 @@ func (sys *System) addresses() error {
 		{sys.settings.HTTPAddr, &sys.HTTP}, {sys.settings.AccountAddr, &sys.Account},
 		{sys.settings.TransactionAddr, &sys.Transaction}, {sys.settings.SagaAddr, &sys.Saga},
 	} {
-		if *a.into = a.given; a.given != "" {
-			continue
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", cmp.Or(a.given, "127.0.0.1:0"))
 		if err != nil {
-			return fmt.Errorf("find a free port: %w", err)
+			return fmt.Errorf("%w; if another copy is running, give this one addresses and a data directory of its own (README, Settings)", err)
 		}
-		*a.into = l.Addr().String()
-		if err := l.Close(); err != nil {
-			return err
-		}
+		defer l.Close() // all of them at the end, so that no two get the same port
+		*a.into = cmp.Or(a.given, l.Addr().String())
 	}
 	return nil
 }

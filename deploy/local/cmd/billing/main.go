@@ -27,7 +27,7 @@ func main() {
 	var c commands
 	k := kong.Parse(&c, kong.Name("billing"), kong.UsageOnError(),
 		kong.Description("The whole system in one process, on embedded Postgres and Kafka. For development: a production system runs the four services."))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	k.BindTo(ctx, (*context.Context)(nil))
 	if err := k.Run(); err != nil {
