@@ -124,6 +124,8 @@ func TestRefusals(t *testing.T) {
 		{"external with limit", accounts + "CreateAccount", "POST /api/v1/accounts", opened(object{"accountType": "EXTERNAL", "maxBalance": "4.00"}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "maxBalance"},
 		{"page size", accounts + "ListAccounts", "GET /api/v1/accounts?pageSize=201", object{"pageSize": 201}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "pageSize"},
 		{"page token", transactions + "ListTransactions", "GET /api/v1/transactions?pageToken=nonsense", object{"pageToken": "nonsense"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "pageToken"},
+		{"forged page token", sagas + "ListSagas", "GET /api/v1/sagas?pageToken=eyJ0IjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJpZCI6IngifQ", object{"pageToken": "eyJ0IjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJpZCI6IngifQ"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "pageToken"},
+		{"forged page token of accounts", accounts + "ListAccounts", "GET /api/v1/accounts?pageToken=eyJ0IjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJpZCI6IngifQ", object{"pageToken": "eyJ0IjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJpZCI6IngifQ"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "pageToken"},
 		{"filter", sagas + "ListSagas", "GET /api/v1/sagas?status=done", object{"status": "done"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
 		{"saga type", sagas + "ListSagas", "GET /api/v1/sagas?type=gift", object{"type": "gift"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "type"},
 		{"unknown filter", "", "GET /api/v1/sagas?colour=red", nil, 400, 0, "INVALID_ARGUMENT", "colour"},

@@ -119,6 +119,14 @@ func TestRollbackWhateverTheStatus(t *testing.T) {
 			t.Errorf("%s: %v", status, res)
 		}
 		wantBalance(t, account, "30.00")
+		// The money can leave again.
+		if got := must(t, 200, "GET", "/api/v1/accounts/"+account, nil)["status"]; got != "suspended" {
+			t.Errorf("%s before the rollback, %v after it", status, got)
+		}
+		must(t, 200, "PATCH", "/api/v1/accounts/"+account+"/status", object{"status": "active", "reason": "test"})
+		if tx := move(t, "transfer", account, open(t, "USER"), "30.00"); tx["status"] != "completed" {
+			t.Errorf("the money is stranded: %v", tx)
+		}
 	}
 }
 

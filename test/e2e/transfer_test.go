@@ -11,6 +11,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 )
 
 // The saga object of a transfer is the seed's example, key for key and value for value but for id and times.
@@ -63,6 +68,34 @@ func TestSagaCanBeReadAtOnce(t *testing.T) {
 		}
 	}
 	eventually(t, "all transfers done", func() bool { return balance(t, destination) == "20.00" })
+}
+
+// A wait may be as short as it likes, in any of Go's units.
+func TestWaitUnits(t *testing.T) {
+	source, destination := funded(t, "10.00"), open(t, "USER")
+	for _, wait := range []string{"0s", "5us", "5%C2%B5s", "5%CE%BCs", "10ms", "1.5s", "30s"} {
+		a := call(t, "POST", "/api/v1/transactions/transfer?wait="+wait, order(source, destination, "1.00"))
+		if a.status != http.StatusOK && a.status != http.StatusAccepted {
+			t.Errorf("wait=%s: %d %s", wait, a.status, a.raw)
+		}
+	}
+	eventually(t, "all transfers done", func() bool { return balance(t, destination) == "7.00" })
+}
+
+// JSON that nests too deep is refused over gRPC too: no client could decode an answer with it.
+func TestDeepMetadata(t *testing.T) {
+	deep := structpb.NewNullValue()
+	for range 4998 {
+		deep = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{deep}})
+	}
+	_, err := transactionv1.NewTransactionServiceClient(dial(t, now.transaction)).Transfer(t.Context(), &transactionv1.TransferRequest{
+		IdempotencyKey: uuid.NewString(), SourceAccountId: funded(t, "1.00"), DestinationAccountId: open(t, "USER"), Amount: "1.00", Currency: "USD",
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"a": deep}},
+	})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
+	}
+	must(t, http.StatusOK, "GET", "/api/v1/transactions?pageSize=5", nil)
 }
 
 func TestTopupAndWithdrawal(t *testing.T) {
