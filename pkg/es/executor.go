@@ -110,7 +110,6 @@ type unit[S, C any] struct {
 	stream   Stream
 	commands []int // indexes into the group
 	root     Root[S]
-	loaded   bool
 	again    bool             // an append or a load failed before: a key of these commands may be in the store
 	prior    map[string]Event // events found by id: keys used before; nil = not looked up
 	err      error            // of the last append
@@ -134,7 +133,7 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 				continue
 			}
 			x.cache.remove(u.stream.ID)
-			u.loaded, u.again = false, u.again || u.err != nil
+			u.again = u.again || u.err != nil
 			if cause := errors.Join(err, u.err); attempt >= x.opts.AttemptMax || ctx.Err() != nil || !retryable(cause) {
 				x.settle(ctx, cmds, u, cause, results)
 				continue
@@ -198,7 +197,6 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 	}
 	for i, u := range missing {
 		u.root, u.err = roots[i].Value, roots[i].Err
-		u.loaded = u.err == nil
 	}
 	return x.findPrior(ctx, cmds, again)
 }
@@ -255,7 +253,7 @@ func (x *Executor[S, C]) drafts(ctx context.Context, cmds []Command[C], units []
 		quiet []*unit[S, C]
 	)
 	for _, u := range units {
-		if u.err != nil && !u.loaded {
+		if u.err != nil {
 			continue
 		}
 		d := x.decide(cmds, u)

@@ -97,12 +97,12 @@ func (t table) release(ctx context.Context, epoch int64) error {
 	return err
 }
 
-// read returns the messages behind a checkpoint, with their positions.
-func (t table) read(ctx context.Context, prefix string, after int64, limit int) ([]kafka.Message, int64, error) {
+// read returns the messages behind a checkpoint, in the order of their positions.
+func (t table) read(ctx context.Context, prefix string, after int64, limit int) ([]kafka.Message, error) {
 	rows, err := t.pool.Query(ctx, `SELECT position, stream_type, stream_id, version, event_type, correlation_id, payload
 		FROM es_event WHERE position > $1 ORDER BY position LIMIT $2`, after, limit)
 	if err != nil {
-		return nil, after, espg.Classify("read events", err)
+		return nil, espg.Classify("read events", err)
 	}
 	var (
 		messages                               []kafka.Message
@@ -128,9 +128,9 @@ func (t table) read(ctx context.Context, prefix string, after int64, limit int) 
 		return nil
 	})
 	if err != nil {
-		return nil, after, espg.Classify("read events", err)
+		return nil, espg.Classify("read events", err)
 	}
-	return messages, last, nil
+	return messages, nil
 }
 
 // advance moves the checkpoint, unless the lease was lost.

@@ -136,7 +136,7 @@ func (r *Relay) clean(ctx context.Context) {
 // publish moves one batch. After an error the checkpoint stands behind the last acknowledged event: what follows is sent
 // again.
 func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
-	messages, _, err := r.table.read(ctx, r.Prefix, l.position, r.BatchMax)
+	messages, err := r.table.read(ctx, r.Prefix, l.position, r.BatchMax)
 	if err != nil || len(messages) == 0 {
 		return false, err
 	}
