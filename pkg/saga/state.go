@@ -41,6 +41,7 @@ type State struct {
 
 	ErrorReason  string         `json:"errorReason,omitempty"`
 	ErrorMessage string         `json:"errorMessage,omitempty"`
+	Before       *Before        `json:"before,omitempty"` // only in needs_attention
 	Undone       int            `json:"undone,omitempty"` // steps of those done that are undone again
 	Actions      []Compensation `json:"compensationActions,omitempty"`
 
@@ -58,6 +59,14 @@ type State struct {
 func (s State) TenantID() string {
 	id, _ := s.Metadata["tenantId"].(string)
 	return id
+}
+
+// Before is what a saga was when it came to need attention, and what it was doing: where it can go on from.
+type Before struct {
+	Action       string `json:"action"`
+	Status       Status `json:"status"`
+	ErrorReason  string `json:"errorReason,omitempty"`
+	ErrorMessage string `json:"errorMessage,omitempty"`
 }
 
 // Compensation is one thing undone.
@@ -130,6 +139,7 @@ func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
 	}
 	switch {
 	case a.Outcome != Done && a.Outcome != Refused, a.Outcome == Refused && !refusable(did):
+		s.Before = &Before{Action: did.Action, Status: s.Status, ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage}
 		s.Status = NeedsAttention
 		s.ErrorReason, s.ErrorMessage = a.Reason, did.Action+": "+a.Message
 	case a.Outcome == Refused:

@@ -163,3 +163,26 @@ func TestARefusalWithoutAReasonIsARefusal(t *testing.T) {
 		t.Errorf("%+v after %v", s, actions)
 	}
 }
+
+// A saga that needs attention keeps what it was: whether it went forward or back, and why.
+func TestAttentionForgetsNothing(t *testing.T) {
+	d := saga.Definition{
+		Name: "transfer", Version: 1, Trigger: "Requested", OnFailed: "tell_failed", OnCompensated: "tell_compensated",
+		Steps: []saga.Step{{Name: "debit", Kind: saga.Compensatable, Compensation: "debit_back"}, {Name: "credit", Kind: saga.Pivot}},
+	}
+	s := saga.State{SagaID: "s", SagaType: "transfer", Definition: 1, Status: saga.InProgress, Steps: d.StepNames()}
+	for _, a := range []saga.Answer{
+		{Outcome: saga.Done},
+		{Outcome: saga.Refused, Reason: "MAX_BALANCE", Message: "Too much."},
+		{Outcome: saga.Stuck, Reason: "LOST", Message: "Nobody knows."},
+	} {
+		s = saga.Apply(d, s, saga.Next(d, s), a, time.UnixMilli(1))
+	}
+	want := saga.Before{Action: "debit_back", Status: saga.Compensating, ErrorReason: "MAX_BALANCE", ErrorMessage: "Too much."}
+	if s.Status != saga.NeedsAttention || s.ErrorReason != "LOST" || s.Before == nil || *s.Before != want {
+		t.Errorf("%s %s, before %+v", s.Status, s.ErrorReason, s.Before)
+	}
+	if next := saga.Next(d, s); next.Op != saga.OpNone {
+		t.Errorf("it goes on by itself: %+v", next)
+	}
+}
