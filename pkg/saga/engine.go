@@ -284,6 +284,7 @@ func (e *Engine) reread(sagaID string, pause *backoff.ExponentialBackOff, log *s
 func (e *Engine) advance(d Definition, r *run, s State, log *slog.Logger) error {
 	r.show(s)
 	w := writer{queue: e.saves, revision: s.Revision}
+	stored := context.WithoutCancel(e.ctx) // a write that was begun is waited for, also by Stop: its answer is worth having
 	for {
 		next := Next(d, s)
 		if next.Op == OpNone {
@@ -296,10 +297,10 @@ func (e *Engine) advance(d Definition, r *run, s State, log *slog.Logger) error 
 		s = Apply(d, s, next, answer, time.Now())
 		if Next(d, s).Op == OpStep {
 			// Forward: the step is done for good, so what comes next need not wait for the write.
-			if err := w.begin(e.ctx, s); err != nil {
+			if err := w.begin(stored, s); err != nil {
 				return err
 			}
-		} else if err := w.write(e.ctx, s); err != nil {
+		} else if err := w.write(stored, s); err != nil {
 			return err
 		}
 		r.show(s)
