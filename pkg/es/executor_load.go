@@ -40,7 +40,7 @@ func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r 
 	if r.Version == h.Version {
 		return r, nil
 	}
-	events, err := x.store.Load(ctx, stream, r.Version)
+	events, err := x.store.Load(ctx, stream, r.Version, 0)
 	if err != nil {
 		return r, fmt.Errorf("load %s: %w", stream, err)
 	}

@@ -53,8 +53,8 @@ type Store interface {
 	// AppendBatch is Append for independent items, with a result for each, in order: nil or an error as of Append. Items
 	// of one batch that touch the same stream are carried out in order.
 	AppendBatch(ctx context.Context, items [][]Append) []error
-	// Load returns a stream's events above version after, in order; none if there are none.
-	Load(ctx context.Context, s Stream, after int64) ([]Event, error)
+	// Load returns a stream's events above version after, in order, at most limit of them (0 = all); none if there are none.
+	Load(ctx context.Context, s Stream, after int64, limit int) ([]Event, error)
 	// Heads returns the ends of streams, in the order asked.
 	Heads(ctx context.Context, streams []Stream) ([]Head, error)
 	// Lookup returns the events with these ids, in no particular order; unknown ids are left out.

@@ -31,11 +31,11 @@ const Unreadable = -1
 type Projection struct {
 	pool  *pgxpool.Pool
 	model Model
-	load  func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error)
+	load  func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error)
 }
 
 // New makes a projection. load reads a stream from its owner's store.
-func New(pool *pgxpool.Pool, m Model, load func(context.Context, es.Stream, int64) ([]es.Event, error)) *Projection {
+func New(pool *pgxpool.Pool, m Model, load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *Projection {
 	return &Projection{pool: pool, model: m, load: load}
 }
 
@@ -54,7 +54,7 @@ func (p *Projection) Handle(ctx context.Context, events []es.Event) error {
 			if b.loaded[s] {
 				return fmt.Errorf("repair %s: the store lacks it too: %w", s, gap)
 			}
-			missing, err := p.load(ctx, s, max(gap.Have, 0))
+			missing, err := p.load(ctx, s, max(gap.Have, 0), 0)
 			if err != nil {
 				return fmt.Errorf("repair %s after version %d: %w", s, gap.Have, err)
 			}

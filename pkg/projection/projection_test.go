@@ -77,11 +77,11 @@ func open(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f.model = &projection.Folded[balance, any]{Table: "account", Decider: decider(), Write: f.write}
-	f.Projection = projection.New(f.pool, f.model, func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error) {
+	f.Projection = projection.New(f.pool, f.model, func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error) {
 		f.mu.Lock()
 		f.loads++
 		f.mu.Unlock()
-		return f.store.Load(ctx, s, after)
+		return f.store.Load(ctx, s, after, limit)
 	})
 	return f
 }
@@ -202,7 +202,7 @@ func TestAGapThatNobodyFillsIsAnError(t *testing.T) {
 func TestALoaderThatFailsIsAnError(t *testing.T) {
 	errAway := errors.New("the owner is away")
 	f := open(t)
-	p := projection.New(f.pool, f.model, func(context.Context, es.Stream, int64) ([]es.Event, error) { return nil, errAway })
+	p := projection.New(f.pool, f.model, func(context.Context, es.Stream, int64, int) ([]es.Event, error) { return nil, errAway })
 	s := newStream()
 	if err := p.Handle(t.Context(), f.history(t, s, 2, 0)[1:]); !errors.Is(err, errAway) || f.row(t, s).Version != 0 {
 		t.Errorf("got %v", err)

@@ -28,11 +28,11 @@ func TestARepairHoldsNoConnection(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `CREATE TABLE account (id uuid PRIMARY KEY, version bigint NOT NULL, state bytea NOT NULL, tenant text)`); err != nil {
 		t.Fatal(err)
 	}
-	p := projection.New(pool, f.model, func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error) {
+	p := projection.New(pool, f.model, func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error) {
 		if err := pool.Ping(ctx); err != nil { // as a store on the same pool would
 			return nil, err
 		}
-		return f.store.Load(ctx, s, after)
+		return f.store.Load(ctx, s, after, limit)
 	})
 	s := newStream()
 	events := f.history(t, s, 5, 5)

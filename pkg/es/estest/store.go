@@ -21,6 +21,7 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 	}{
 		{"appends and loads", testAppendLoad},
 		{"loads from a version", testLoadFrom},
+		{"loads a limited number", testLoadLimit},
 		{"names expected and actual on a conflict", testConflict},
 		{"checks a version without events", testCheckOnly},
 		{"appends several streams in one step or not at all", testMultiStream},
@@ -62,7 +63,7 @@ func mustAppend(t *testing.T, s es.Store, streams ...es.Append) {
 
 func mustLoad(t *testing.T, s es.Store, st es.Stream, after int64) []es.Event {
 	t.Helper()
-	got, err := s.Load(t.Context(), st, after)
+	got, err := s.Load(t.Context(), st, after, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,6 +360,28 @@ func testLimits(t *testing.T, s es.Store) {
 	}
 }
 
+func testLoadLimit(t *testing.T, s es.Store) {
+	st := newStream()
+	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 5)})
+	for _, tc := range []struct {
+		after       int64
+		limit       int
+		first, last int64 // 0 = none
+	}{{0, 2, 1, 2}, {2, 2, 3, 4}, {3, 10, 4, 5}, {5, 1, 0, 0}, {1, 0, 2, 5}} {
+		got, err := s.Load(t.Context(), st, tc.after, tc.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var first, last int64
+		if len(got) > 0 {
+			first, last = got[0].Version, got[len(got)-1].Version
+		}
+		if first != tc.first || last != tc.last {
+			t.Errorf("after %d, limit %d: versions %d to %d, want %d to %d", tc.after, tc.limit, first, last, tc.first, tc.last)
+		}
+	}
+}
+
 func testUnicode(t *testing.T, s es.Store) {
 	st := newStream()
 	e := events(st, 0, 1)
@@ -383,7 +406,7 @@ func testCancelled(t *testing.T, s es.Store) {
 	if err := s.Append(ctx, es.Append{Stream: st, Events: events(st, 0, 1)}); err == nil {
 		t.Error("append with an ended context returned no error")
 	}
-	if _, err := s.Load(ctx, st, 0); err == nil {
+	if _, err := s.Load(ctx, st, 0, 0); err == nil {
 		t.Error("load with an ended context returned no error")
 	}
 	for _, err := range s.ReadAll(ctx, "", es.From{}) {

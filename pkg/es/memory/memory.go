@@ -110,7 +110,7 @@ func (s *Store) head(st es.Stream) es.Head {
 }
 
 // Load is es.Store's.
-func (s *Store) Load(ctx context.Context, st es.Stream, after int64) ([]es.Event, error) {
+func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) ([]es.Event, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	h := s.heads[st]
@@ -118,7 +118,11 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64) ([]es.Event
 		return nil, ctx.Err()
 	}
 	var events []es.Event
-	for _, i := range h.at[max(after, 0):] {
+	at := h.at[max(after, 0):]
+	if limit > 0 {
+		at = at[:min(limit, len(at))]
+	}
+	for _, i := range at {
 		events = append(events, s.events[i])
 	}
 	return events, ctx.Err()

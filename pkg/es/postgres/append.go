@@ -34,10 +34,13 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 	var unavailable *es.UnavailableError
 	switch {
 	case err == nil:
-		if g.events > 0 {
+		if len(g.written) > 0 {
 			select {
 			case s.committed <- struct{}{}:
 			default:
+			}
+			if s.notify != nil {
+				s.notify(g.written)
 			}
 		}
 	case errors.As(err, &unavailable) || len(g.items) <= 1 || with != nil:
@@ -69,7 +72,7 @@ type group struct {
 	payloads map[*es.Event][]byte
 	streams  []es.Stream // distinct, in order of appearance
 	ids      []string
-	events   int // accepted
+	written  []es.Event // accepted, with their positions
 }
 
 func newGroup(items [][]es.Append) *group {
@@ -215,7 +218,6 @@ func queueHeads(b *pgx.Batch, streams []es.Stream, heads map[es.Stream]int64) {
 func (g *group) accept(heads map[es.Stream]int64, stored map[string]bool) (accepted []int) {
 	at := make(map[es.Stream]int64, len(heads))
 	ids := map[string]bool{}
-	g.events = 0
 	for i, item := range g.items {
 		if g.errs[i] != nil {
 			continue
@@ -225,7 +227,6 @@ func (g *group) accept(heads map[es.Stream]int64, stored map[string]bool) (accep
 		}
 		for _, a := range item {
 			at[a.Stream] = a.Expected + int64(len(a.Events))
-			g.events += len(a.Events)
 			for _, e := range a.Events {
 				ids[e.ID] = true
 			}
@@ -294,6 +295,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 	b.Queue("UPDATE es_log SET position = $1, recorded_at = $2", position, log.recordedAt)
 	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES ($1, $2, $3, $4)",
 		log.position+1, position, len(events), log.recordedAt)
+	g.written = events
 	if s.inline == nil {
 		return nil
 	}

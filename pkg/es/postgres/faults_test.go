@@ -145,7 +145,7 @@ func TestAServerThatIsNotThereIsUnavailable(t *testing.T) {
 	}
 	defer pool.Close()
 	s := postgres.New(pool, postgres.Options{})
-	_, loadErr := s.Load(t.Context(), stream("a"), 0)
+	_, loadErr := s.Load(t.Context(), stream("a"), 0, 0)
 	_, headsErr := s.Heads(t.Context(), []es.Stream{stream("a")})
 	_, lookupErr := s.Lookup(t.Context(), []string{"6f1c3f54-0c0e-5d0b-9c83-0d2f3c1f8a11"})
 	for what, err := range map[string]error{
@@ -218,7 +218,7 @@ func TestRecordedTimeNeverDecreases(t *testing.T) {
 	if err := s.Append(t.Context(), after(stream("a"), 0, 1)); err != nil {
 		t.Fatal(err)
 	}
-	events, err := s.Load(t.Context(), stream("a"), 0)
+	events, err := s.Load(t.Context(), stream("a"), 0, 0)
 	if err != nil || !events[0].RecordedAt.Equal(ahead) {
 		t.Errorf("recorded at %v, want %v (%v)", events[0].RecordedAt, ahead, err)
 	}

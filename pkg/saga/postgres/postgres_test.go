@@ -65,7 +65,7 @@ func newState(t *testing.T, s saga.Store) saga.State {
 // eventOf returns the type and data of a saga's events.
 func eventOf(t *testing.T, events *espg.Store, id string) (out []string) {
 	t.Helper()
-	found, err := events.Load(context.Background(), es.Stream{Type: "Saga", ID: id}, 0)
+	found, err := events.Load(context.Background(), es.Stream{Type: "Saga", ID: id}, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

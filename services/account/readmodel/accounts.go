@@ -35,7 +35,7 @@ func New(pool *pgxpool.Pool) *Accounts {
 }
 
 // Projection feeds the read model; load reads a stream from the service's store.
-func (a *Accounts) Projection(load func(context.Context, es.Stream, int64) ([]es.Event, error)) *projection.Projection {
+func (a *Accounts) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(a.pool, a.model, load)
 }
 

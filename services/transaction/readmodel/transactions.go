@@ -37,7 +37,7 @@ func New(pool *pgxpool.Pool) *Transactions {
 }
 
 // Projection feeds the read model; load reads a stream from the service's store.
-func (t *Transactions) Projection(load func(context.Context, es.Stream, int64) ([]es.Event, error)) *projection.Projection {
+func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(t.pool, t.model, load)
 }
 

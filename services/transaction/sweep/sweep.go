@@ -16,7 +16,7 @@ import (
 // Sweep looks through pending transactions from time to time.
 type Sweep struct {
 	Pending func(ctx context.Context, age time.Duration, after string, limit int) ([]string, error)
-	Load    func(ctx context.Context, s es.Stream, after int64) ([]es.Event, error)
+	Load    func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error)
 	Saga    sagav1.SagaTriggerServiceClient
 	Log     *slog.Logger
 	Every   time.Duration // 5 s
@@ -69,7 +69,7 @@ func (s Sweep) once(ctx context.Context) (started int32, err error) {
 func (s Sweep) ensure(ctx context.Context, ids []string) (started int32, err error) {
 	req := &sagav1.EnsureSagaRequest{}
 	for _, id := range ids {
-		events, err := s.Load(ctx, es.Stream{Type: transaction.AggregateType, ID: id}, 0)
+		events, err := s.Load(ctx, es.Stream{Type: transaction.AggregateType, ID: id}, 0, 1)
 		if err != nil {
 			return 0, err
 		}

@@ -7,6 +7,7 @@
 package accountv1
 
 import (
+	v1 "example.com/billing/proto/gen/go/billing/event/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	structpb "google.golang.org/protobuf/types/known/structpb"
@@ -38,7 +39,7 @@ type Account struct {
 	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Posted balance: a decimal at the currency's scale.
 	Balance string `protobuf:"bytes,6,opt,name=balance,proto3" json:"balance,omitempty"`
-	// active, suspended or closed.
+	// active, suspended, closing (no new transactions; closes when those under way have ended) or closed.
 	Status string `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
 	// Events in the account's stream.
 	Version int32 `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
@@ -51,9 +52,13 @@ type Account struct {
 	// When it was opened.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When its newest event occurred.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// What open holds reserve of the posted balance.
+	HeldBalance string `protobuf:"bytes,14,opt,name=held_balance,json=heldBalance,proto3" json:"held_balance,omitempty"`
+	// Posted minus held: what debits may use, down to minBalance.
+	AvailableBalance string `protobuf:"bytes,15,opt,name=available_balance,json=availableBalance,proto3" json:"available_balance,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Account) Reset() {
@@ -175,6 +180,20 @@ func (x *Account) GetUpdatedAt() *timestamppb.Timestamp {
 		return x.UpdatedAt
 	}
 	return nil
+}
+
+func (x *Account) GetHeldBalance() string {
+	if x != nil {
+		return x.HeldBalance
+	}
+	return ""
+}
+
+func (x *Account) GetAvailableBalance() string {
+	if x != nil {
+		return x.AvailableBalance
+	}
+	return ""
 }
 
 // CreateAccountRequest describes the account to open.
@@ -424,11 +443,15 @@ func (x *GetAccountResponse) GetAccount() *Account {
 	return nil
 }
 
-// GetAccountBalanceRequest names an account.
+// GetAccountBalanceRequest names an account, and a point in its past where at or version is given; not both.
 type GetAccountBalanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.
-	AccountId     string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// The balance after the last event recorded at or before this time, which may not lie in the future.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// The balance after this many events of the account.
+	Version       *int32 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +493,20 @@ func (x *GetAccountBalanceRequest) GetAccountId() string {
 	return ""
 }
 
+func (x *GetAccountBalanceRequest) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *GetAccountBalanceRequest) GetVersion() int32 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
 // GetAccountBalanceResponse is the balance at a version.
 type GetAccountBalanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -479,12 +516,16 @@ type GetAccountBalanceResponse struct {
 	Balance string `protobuf:"bytes,2,opt,name=balance,proto3" json:"balance,omitempty"`
 	// Currency code.
 	Currency string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
-	// active, suspended or closed.
+	// active, suspended, closing or closed; as it was then.
 	Status string `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
-	// Events in the account's stream when this was read.
-	Version       int32 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Events in the account's stream at that point.
+	Version int32 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	// What open holds reserve of the posted balance.
+	HeldBalance string `protobuf:"bytes,6,opt,name=held_balance,json=heldBalance,proto3" json:"held_balance,omitempty"`
+	// Posted minus held.
+	AvailableBalance string `protobuf:"bytes,7,opt,name=available_balance,json=availableBalance,proto3" json:"available_balance,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetAccountBalanceResponse) Reset() {
@@ -552,6 +593,558 @@ func (x *GetAccountBalanceResponse) GetVersion() int32 {
 	return 0
 }
 
+func (x *GetAccountBalanceResponse) GetHeldBalance() string {
+	if x != nil {
+		return x.HeldBalance
+	}
+	return ""
+}
+
+func (x *GetAccountBalanceResponse) GetAvailableBalance() string {
+	if x != nil {
+		return x.AvailableBalance
+	}
+	return ""
+}
+
+// GetAccountHistoryRequest pages.
+type GetAccountHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// 1 to 200; 50 when absent.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// nextPageToken of the page before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccountHistoryRequest) Reset() {
+	*x = GetAccountHistoryRequest{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccountHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccountHistoryRequest) ProtoMessage() {}
+
+func (x *GetAccountHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccountHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetAccountHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetAccountHistoryRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GetAccountHistoryRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetAccountHistoryRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// GetAccountHistoryResponse is one page.
+type GetAccountHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Events []*v1.RecordedEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccountHistoryResponse) Reset() {
+	*x = GetAccountHistoryResponse{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccountHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccountHistoryResponse) ProtoMessage() {}
+
+func (x *GetAccountHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccountHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetAccountHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetAccountHistoryResponse) GetEvents() []*v1.RecordedEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *GetAccountHistoryResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// GetAccountStatementRequest names an account and a period.
+type GetAccountStatementRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Postings recorded at or after this time; from the opening of the account when absent.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Postings recorded before this time, which may not lie in the future; now when absent.
+	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// 1 to 200 lines; 50 when absent.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// nextPageToken of the page before; it keeps the period of the first page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccountStatementRequest) Reset() {
+	*x = GetAccountStatementRequest{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccountStatementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccountStatementRequest) ProtoMessage() {}
+
+func (x *GetAccountStatementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccountStatementRequest.ProtoReflect.Descriptor instead.
+func (*GetAccountStatementRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetAccountStatementRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GetAccountStatementRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *GetAccountStatementRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *GetAccountStatementRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetAccountStatementRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// GetAccountStatementResponse is one page of a statement. The balances and totals are those of the whole period.
+type GetAccountStatementResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,2,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Begin of the period.
+	From *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// End of the period.
+	To *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	// Posted balance at the begin.
+	OpeningBalance string `protobuf:"bytes,5,opt,name=opening_balance,json=openingBalance,proto3" json:"opening_balance,omitempty"`
+	// Posted balance at the end: opening plus credits minus debits.
+	ClosingBalance string `protobuf:"bytes,6,opt,name=closing_balance,json=closingBalance,proto3" json:"closing_balance,omitempty"`
+	// Sum of the period's credits.
+	TotalCredits string `protobuf:"bytes,7,opt,name=total_credits,json=totalCredits,proto3" json:"total_credits,omitempty"`
+	// Sum of the period's debits.
+	TotalDebits string `protobuf:"bytes,8,opt,name=total_debits,json=totalDebits,proto3" json:"total_debits,omitempty"`
+	// Oldest first.
+	Lines []*StatementLine `protobuf:"bytes,9,rep,name=lines,proto3" json:"lines,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,10,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccountStatementResponse) Reset() {
+	*x = GetAccountStatementResponse{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccountStatementResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccountStatementResponse) ProtoMessage() {}
+
+func (x *GetAccountStatementResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccountStatementResponse.ProtoReflect.Descriptor instead.
+func (*GetAccountStatementResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetAccountStatementResponse) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *GetAccountStatementResponse) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *GetAccountStatementResponse) GetOpeningBalance() string {
+	if x != nil {
+		return x.OpeningBalance
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetClosingBalance() string {
+	if x != nil {
+		return x.ClosingBalance
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetTotalCredits() string {
+	if x != nil {
+		return x.TotalCredits
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetTotalDebits() string {
+	if x != nil {
+		return x.TotalDebits
+	}
+	return ""
+}
+
+func (x *GetAccountStatementResponse) GetLines() []*StatementLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *GetAccountStatementResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// StatementLine is one posting.
+type StatementLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account's version with this posting.
+	Version int32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// When it was recorded.
+	RecordedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=recorded_at,json=recordedAt,proto3" json:"recorded_at,omitempty"`
+	// UUID of the transaction, which is also its saga's.
+	TransactionId string `protobuf:"bytes,3,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Step of the saga, such as debit_source.
+	Step string `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	// Why, such as "transfer" or "transfer_rollback".
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// CREDIT or DEBIT.
+	Direction string `protobuf:"bytes,6,opt,name=direction,proto3" json:"direction,omitempty"`
+	// How much; a decimal at the currency's scale.
+	Amount string `protobuf:"bytes,7,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Posted balance after it.
+	Balance       string `protobuf:"bytes,8,opt,name=balance,proto3" json:"balance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatementLine) Reset() {
+	*x = StatementLine{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatementLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatementLine) ProtoMessage() {}
+
+func (x *StatementLine) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatementLine.ProtoReflect.Descriptor instead.
+func (*StatementLine) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StatementLine) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StatementLine) GetRecordedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RecordedAt
+	}
+	return nil
+}
+
+func (x *StatementLine) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *StatementLine) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *StatementLine) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StatementLine) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *StatementLine) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *StatementLine) GetBalance() string {
+	if x != nil {
+		return x.Balance
+	}
+	return ""
+}
+
+// WatchAccountRequest says what to watch from where.
+type WatchAccountRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Only events behind this version; from the first when absent. Over REST the Last-Event-ID header, where sent, wins.
+	After         *int32 `protobuf:"varint,2,opt,name=after,proto3,oneof" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchAccountRequest) Reset() {
+	*x = WatchAccountRequest{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchAccountRequest) ProtoMessage() {}
+
+func (x *WatchAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchAccountRequest.ProtoReflect.Descriptor instead.
+func (*WatchAccountRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchAccountRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *WatchAccountRequest) GetAfter() int32 {
+	if x != nil && x.After != nil {
+		return *x.After
+	}
+	return 0
+}
+
+// WatchAccountResponse is one event. Over REST it is a server-sent event whose id is the version.
+type WatchAccountResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event.
+	Event         *v1.RecordedEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchAccountResponse) Reset() {
+	*x = WatchAccountResponse{}
+	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchAccountResponse) ProtoMessage() {}
+
+func (x *WatchAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchAccountResponse.ProtoReflect.Descriptor instead.
+func (*WatchAccountResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchAccountResponse) GetEvent() *v1.RecordedEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 // ListAccountsRequest filters and pages.
 type ListAccountsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -565,17 +1158,19 @@ type ListAccountsRequest struct {
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only accounts of this type: USER, EXTERNAL or SYSTEM.
 	AccountType string `protobuf:"bytes,5,opt,name=account_type,json=accountType,proto3" json:"account_type,omitempty"`
-	// Only accounts in this status: active, suspended or closed.
+	// Only accounts in this status: active, suspended, closing or closed.
 	Status string `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
 	// Only accounts in this currency.
-	Currency      string `protobuf:"bytes,7,opt,name=currency,proto3" json:"currency,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Currency string `protobuf:"bytes,7,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Wait until the list shows what this token stands for: the X-Consistency-Token of an answer of before.
+	ConsistencyToken string `protobuf:"bytes,8,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[7]
+	mi := &file_billing_account_v1_account_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +1182,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[7]
+	mi := &file_billing_account_v1_account_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +1195,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{7}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListAccountsRequest) GetOwnerId() string {
@@ -652,6 +1247,13 @@ func (x *ListAccountsRequest) GetCurrency() string {
 	return ""
 }
 
+func (x *ListAccountsRequest) GetConsistencyToken() string {
+	if x != nil {
+		return x.ConsistencyToken
+	}
+	return ""
+}
+
 // ListAccountsResponse is one page.
 type ListAccountsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -665,7 +1267,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[8]
+	mi := &file_billing_account_v1_account_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +1279,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[8]
+	mi := &file_billing_account_v1_account_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +1292,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{8}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*Account {
@@ -728,7 +1330,7 @@ type ChangeAccountLimitsRequest struct {
 
 func (x *ChangeAccountLimitsRequest) Reset() {
 	*x = ChangeAccountLimitsRequest{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	mi := &file_billing_account_v1_account_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1342,7 @@ func (x *ChangeAccountLimitsRequest) String() string {
 func (*ChangeAccountLimitsRequest) ProtoMessage() {}
 
 func (x *ChangeAccountLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[9]
+	mi := &file_billing_account_v1_account_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1355,7 @@ func (x *ChangeAccountLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountLimitsRequest.ProtoReflect.Descriptor instead.
 func (*ChangeAccountLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{9}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChangeAccountLimitsRequest) GetAccountId() string {
@@ -809,7 +1411,7 @@ type ChangeAccountLimitsResponse struct {
 
 func (x *ChangeAccountLimitsResponse) Reset() {
 	*x = ChangeAccountLimitsResponse{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	mi := &file_billing_account_v1_account_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +1423,7 @@ func (x *ChangeAccountLimitsResponse) String() string {
 func (*ChangeAccountLimitsResponse) ProtoMessage() {}
 
 func (x *ChangeAccountLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[10]
+	mi := &file_billing_account_v1_account_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +1436,7 @@ func (x *ChangeAccountLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountLimitsResponse.ProtoReflect.Descriptor instead.
 func (*ChangeAccountLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{10}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangeAccountLimitsResponse) GetAccount() *Account {
@@ -853,7 +1455,7 @@ type ListCurrenciesRequest struct {
 
 func (x *ListCurrenciesRequest) Reset() {
 	*x = ListCurrenciesRequest{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	mi := &file_billing_account_v1_account_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1467,7 @@ func (x *ListCurrenciesRequest) String() string {
 func (*ListCurrenciesRequest) ProtoMessage() {}
 
 func (x *ListCurrenciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[11]
+	mi := &file_billing_account_v1_account_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1480,7 @@ func (x *ListCurrenciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCurrenciesRequest.ProtoReflect.Descriptor instead.
 func (*ListCurrenciesRequest) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{11}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{18}
 }
 
 // ListCurrenciesResponse is the catalogue.
@@ -892,7 +1494,7 @@ type ListCurrenciesResponse struct {
 
 func (x *ListCurrenciesResponse) Reset() {
 	*x = ListCurrenciesResponse{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	mi := &file_billing_account_v1_account_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1506,7 @@ func (x *ListCurrenciesResponse) String() string {
 func (*ListCurrenciesResponse) ProtoMessage() {}
 
 func (x *ListCurrenciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[12]
+	mi := &file_billing_account_v1_account_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1519,7 @@ func (x *ListCurrenciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCurrenciesResponse.ProtoReflect.Descriptor instead.
 func (*ListCurrenciesResponse) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{12}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListCurrenciesResponse) GetCurrencies() []*Currency {
@@ -942,7 +1544,7 @@ type Currency struct {
 
 func (x *Currency) Reset() {
 	*x = Currency{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	mi := &file_billing_account_v1_account_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1556,7 @@ func (x *Currency) String() string {
 func (*Currency) ProtoMessage() {}
 
 func (x *Currency) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[13]
+	mi := &file_billing_account_v1_account_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1569,7 @@ func (x *Currency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Currency.ProtoReflect.Descriptor instead.
 func (*Currency) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{13}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Currency) GetCode() string {
@@ -1010,7 +1612,7 @@ type ChangeAccountStatusRequest struct {
 
 func (x *ChangeAccountStatusRequest) Reset() {
 	*x = ChangeAccountStatusRequest{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[14]
+	mi := &file_billing_account_v1_account_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1624,7 @@ func (x *ChangeAccountStatusRequest) String() string {
 func (*ChangeAccountStatusRequest) ProtoMessage() {}
 
 func (x *ChangeAccountStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[14]
+	mi := &file_billing_account_v1_account_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1637,7 @@ func (x *ChangeAccountStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountStatusRequest.ProtoReflect.Descriptor instead.
 func (*ChangeAccountStatusRequest) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{14}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ChangeAccountStatusRequest) GetAccountId() string {
@@ -1084,7 +1686,7 @@ type ChangeAccountStatusResponse struct {
 
 func (x *ChangeAccountStatusResponse) Reset() {
 	*x = ChangeAccountStatusResponse{}
-	mi := &file_billing_account_v1_account_proto_msgTypes[15]
+	mi := &file_billing_account_v1_account_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1698,7 @@ func (x *ChangeAccountStatusResponse) String() string {
 func (*ChangeAccountStatusResponse) ProtoMessage() {}
 
 func (x *ChangeAccountStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_account_v1_account_proto_msgTypes[15]
+	mi := &file_billing_account_v1_account_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1711,7 @@ func (x *ChangeAccountStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeAccountStatusResponse.ProtoReflect.Descriptor instead.
 func (*ChangeAccountStatusResponse) Descriptor() ([]byte, []int) {
-	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{15}
+	return file_billing_account_v1_account_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ChangeAccountStatusResponse) GetAccount() *Account {
@@ -1123,7 +1725,7 @@ var File_billing_account_v1_account_proto protoreflect.FileDescriptor
 
 const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\n" +
-	" billing/account/v1/account.proto\x12\x12billing.account.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x04\n" +
+	" billing/account/v1/account.proto\x12\x12billing.account.v1\x1a\x1fbilling/event/v1/recorded.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x04\n" +
 	"\aAccount\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x19\n" +
@@ -1144,7 +1746,9 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAtB\x0e\n" +
+	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12!\n" +
+	"\fheld_balance\x18\x0e \x01(\tR\vheldBalance\x12+\n" +
+	"\x11available_balance\x18\x0f \x01(\tR\x10availableBalanceB\x0e\n" +
 	"\f_min_balanceB\x0e\n" +
 	"\f_max_balance\"\xf2\x02\n" +
 	"\x14CreateAccountRequest\x12\x19\n" +
@@ -1168,17 +1772,70 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\"K\n" +
 	"\x12GetAccountResponse\x125\n" +
-	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount\"9\n" +
+	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount\"\x90\x01\n" +
 	"\x18GetAccountBalanceRequest\x12\x1d\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tR\taccountId\"\xa2\x01\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1d\n" +
+	"\aversion\x18\x03 \x01(\x05H\x00R\aversion\x88\x01\x01B\n" +
+	"\n" +
+	"\b_version\"\xf2\x01\n" +
 	"\x19GetAccountBalanceResponse\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x18\n" +
 	"\abalance\x18\x02 \x01(\tR\abalance\x12\x1a\n" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\x05R\aversion\"\xe2\x01\n" +
+	"\aversion\x18\x05 \x01(\x05R\aversion\x12!\n" +
+	"\fheld_balance\x18\x06 \x01(\tR\vheldBalance\x12+\n" +
+	"\x11available_balance\x18\a \x01(\tR\x10availableBalance\"u\n" +
+	"\x18GetAccountHistoryRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"|\n" +
+	"\x19GetAccountHistoryResponse\x127\n" +
+	"\x06events\x18\x01 \x03(\v2\x1f.billing.event.v1.RecordedEventR\x06events\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd3\x01\n" +
+	"\x1aGetAccountStatementRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\xaf\x03\n" +
+	"\x1bGetAccountStatementResponse\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x1a\n" +
+	"\bcurrency\x18\x02 \x01(\tR\bcurrency\x12.\n" +
+	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12'\n" +
+	"\x0fopening_balance\x18\x05 \x01(\tR\x0eopeningBalance\x12'\n" +
+	"\x0fclosing_balance\x18\x06 \x01(\tR\x0eclosingBalance\x12#\n" +
+	"\rtotal_credits\x18\a \x01(\tR\ftotalCredits\x12!\n" +
+	"\ftotal_debits\x18\b \x01(\tR\vtotalDebits\x127\n" +
+	"\x05lines\x18\t \x03(\v2!.billing.account.v1.StatementLineR\x05lines\x12&\n" +
+	"\x0fnext_page_token\x18\n" +
+	" \x01(\tR\rnextPageToken\"\x89\x02\n" +
+	"\rStatementLine\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12;\n" +
+	"\vrecorded_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"recordedAt\x12%\n" +
+	"\x0etransaction_id\x18\x03 \x01(\tR\rtransactionId\x12\x12\n" +
+	"\x04step\x18\x04 \x01(\tR\x04step\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tdirection\x18\x06 \x01(\tR\tdirection\x12\x16\n" +
+	"\x06amount\x18\a \x01(\tR\x06amount\x12\x18\n" +
+	"\abalance\x18\b \x01(\tR\abalance\"Y\n" +
+	"\x13WatchAccountRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x19\n" +
+	"\x05after\x18\x02 \x01(\x05H\x00R\x05after\x88\x01\x01B\b\n" +
+	"\x06_after\"M\n" +
+	"\x14WatchAccountResponse\x125\n" +
+	"\x05event\x18\x01 \x01(\v2\x1f.billing.event.v1.RecordedEventR\x05event\"\x8f\x02\n" +
 	"\x13ListAccountsRequest\x12\x19\n" +
 	"\bowner_id\x18\x01 \x01(\tR\aownerId\x12\x1d\n" +
 	"\n" +
@@ -1188,7 +1845,8 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12!\n" +
 	"\faccount_type\x18\x05 \x01(\tR\vaccountType\x12\x16\n" +
 	"\x06status\x18\x06 \x01(\tR\x06status\x12\x1a\n" +
-	"\bcurrency\x18\a \x01(\tR\bcurrency\"w\n" +
+	"\bcurrency\x18\a \x01(\tR\bcurrency\x12+\n" +
+	"\x11consistency_token\x18\b \x01(\tR\x10consistencyToken\"w\n" +
 	"\x14ListAccountsResponse\x127\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1b.billing.account.v1.AccountR\baccounts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc6\x02\n" +
@@ -1227,12 +1885,15 @@ const file_billing_account_v1_account_proto_rawDesc = "" +
 	"\x11_expected_versionB\x12\n" +
 	"\x10_idempotency_key\"T\n" +
 	"\x1bChangeAccountStatusResponse\x125\n" +
-	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount2\x81\x06\n" +
+	"\aaccount\x18\x01 \x01(\v2\x1b.billing.account.v1.AccountR\aaccount2\xd0\b\n" +
 	"\x0eAccountService\x12d\n" +
 	"\rCreateAccount\x12(.billing.account.v1.CreateAccountRequest\x1a).billing.account.v1.CreateAccountResponse\x12[\n" +
 	"\n" +
 	"GetAccount\x12%.billing.account.v1.GetAccountRequest\x1a&.billing.account.v1.GetAccountResponse\x12p\n" +
-	"\x11GetAccountBalance\x12,.billing.account.v1.GetAccountBalanceRequest\x1a-.billing.account.v1.GetAccountBalanceResponse\x12a\n" +
+	"\x11GetAccountBalance\x12,.billing.account.v1.GetAccountBalanceRequest\x1a-.billing.account.v1.GetAccountBalanceResponse\x12p\n" +
+	"\x11GetAccountHistory\x12,.billing.account.v1.GetAccountHistoryRequest\x1a-.billing.account.v1.GetAccountHistoryResponse\x12v\n" +
+	"\x13GetAccountStatement\x12..billing.account.v1.GetAccountStatementRequest\x1a/.billing.account.v1.GetAccountStatementResponse\x12c\n" +
+	"\fWatchAccount\x12'.billing.account.v1.WatchAccountRequest\x1a(.billing.account.v1.WatchAccountResponse0\x01\x12a\n" +
 	"\fListAccounts\x12'.billing.account.v1.ListAccountsRequest\x1a(.billing.account.v1.ListAccountsResponse\x12v\n" +
 	"\x13ChangeAccountLimits\x12..billing.account.v1.ChangeAccountLimitsRequest\x1a/.billing.account.v1.ChangeAccountLimitsResponse\x12g\n" +
 	"\x0eListCurrencies\x12).billing.account.v1.ListCurrenciesRequest\x1a*.billing.account.v1.ListCurrenciesResponse\x12v\n" +
@@ -1250,7 +1911,7 @@ func file_billing_account_v1_account_proto_rawDescGZIP() []byte {
 	return file_billing_account_v1_account_proto_rawDescData
 }
 
-var file_billing_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_billing_account_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_billing_account_v1_account_proto_goTypes = []any{
 	(*Account)(nil),                     // 0: billing.account.v1.Account
 	(*CreateAccountRequest)(nil),        // 1: billing.account.v1.CreateAccountRequest
@@ -1259,48 +1920,71 @@ var file_billing_account_v1_account_proto_goTypes = []any{
 	(*GetAccountResponse)(nil),          // 4: billing.account.v1.GetAccountResponse
 	(*GetAccountBalanceRequest)(nil),    // 5: billing.account.v1.GetAccountBalanceRequest
 	(*GetAccountBalanceResponse)(nil),   // 6: billing.account.v1.GetAccountBalanceResponse
-	(*ListAccountsRequest)(nil),         // 7: billing.account.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),        // 8: billing.account.v1.ListAccountsResponse
-	(*ChangeAccountLimitsRequest)(nil),  // 9: billing.account.v1.ChangeAccountLimitsRequest
-	(*ChangeAccountLimitsResponse)(nil), // 10: billing.account.v1.ChangeAccountLimitsResponse
-	(*ListCurrenciesRequest)(nil),       // 11: billing.account.v1.ListCurrenciesRequest
-	(*ListCurrenciesResponse)(nil),      // 12: billing.account.v1.ListCurrenciesResponse
-	(*Currency)(nil),                    // 13: billing.account.v1.Currency
-	(*ChangeAccountStatusRequest)(nil),  // 14: billing.account.v1.ChangeAccountStatusRequest
-	(*ChangeAccountStatusResponse)(nil), // 15: billing.account.v1.ChangeAccountStatusResponse
-	(*structpb.Struct)(nil),             // 16: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 17: google.protobuf.Timestamp
+	(*GetAccountHistoryRequest)(nil),    // 7: billing.account.v1.GetAccountHistoryRequest
+	(*GetAccountHistoryResponse)(nil),   // 8: billing.account.v1.GetAccountHistoryResponse
+	(*GetAccountStatementRequest)(nil),  // 9: billing.account.v1.GetAccountStatementRequest
+	(*GetAccountStatementResponse)(nil), // 10: billing.account.v1.GetAccountStatementResponse
+	(*StatementLine)(nil),               // 11: billing.account.v1.StatementLine
+	(*WatchAccountRequest)(nil),         // 12: billing.account.v1.WatchAccountRequest
+	(*WatchAccountResponse)(nil),        // 13: billing.account.v1.WatchAccountResponse
+	(*ListAccountsRequest)(nil),         // 14: billing.account.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),        // 15: billing.account.v1.ListAccountsResponse
+	(*ChangeAccountLimitsRequest)(nil),  // 16: billing.account.v1.ChangeAccountLimitsRequest
+	(*ChangeAccountLimitsResponse)(nil), // 17: billing.account.v1.ChangeAccountLimitsResponse
+	(*ListCurrenciesRequest)(nil),       // 18: billing.account.v1.ListCurrenciesRequest
+	(*ListCurrenciesResponse)(nil),      // 19: billing.account.v1.ListCurrenciesResponse
+	(*Currency)(nil),                    // 20: billing.account.v1.Currency
+	(*ChangeAccountStatusRequest)(nil),  // 21: billing.account.v1.ChangeAccountStatusRequest
+	(*ChangeAccountStatusResponse)(nil), // 22: billing.account.v1.ChangeAccountStatusResponse
+	(*structpb.Struct)(nil),             // 23: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 24: google.protobuf.Timestamp
+	(*v1.RecordedEvent)(nil),            // 25: billing.event.v1.RecordedEvent
 }
 var file_billing_account_v1_account_proto_depIdxs = []int32{
-	16, // 0: billing.account.v1.Account.metadata:type_name -> google.protobuf.Struct
-	17, // 1: billing.account.v1.Account.created_at:type_name -> google.protobuf.Timestamp
-	17, // 2: billing.account.v1.Account.updated_at:type_name -> google.protobuf.Timestamp
-	16, // 3: billing.account.v1.CreateAccountRequest.metadata:type_name -> google.protobuf.Struct
+	23, // 0: billing.account.v1.Account.metadata:type_name -> google.protobuf.Struct
+	24, // 1: billing.account.v1.Account.created_at:type_name -> google.protobuf.Timestamp
+	24, // 2: billing.account.v1.Account.updated_at:type_name -> google.protobuf.Timestamp
+	23, // 3: billing.account.v1.CreateAccountRequest.metadata:type_name -> google.protobuf.Struct
 	0,  // 4: billing.account.v1.CreateAccountResponse.account:type_name -> billing.account.v1.Account
 	0,  // 5: billing.account.v1.GetAccountResponse.account:type_name -> billing.account.v1.Account
-	0,  // 6: billing.account.v1.ListAccountsResponse.accounts:type_name -> billing.account.v1.Account
-	0,  // 7: billing.account.v1.ChangeAccountLimitsResponse.account:type_name -> billing.account.v1.Account
-	13, // 8: billing.account.v1.ListCurrenciesResponse.currencies:type_name -> billing.account.v1.Currency
-	0,  // 9: billing.account.v1.ChangeAccountStatusResponse.account:type_name -> billing.account.v1.Account
-	1,  // 10: billing.account.v1.AccountService.CreateAccount:input_type -> billing.account.v1.CreateAccountRequest
-	3,  // 11: billing.account.v1.AccountService.GetAccount:input_type -> billing.account.v1.GetAccountRequest
-	5,  // 12: billing.account.v1.AccountService.GetAccountBalance:input_type -> billing.account.v1.GetAccountBalanceRequest
-	7,  // 13: billing.account.v1.AccountService.ListAccounts:input_type -> billing.account.v1.ListAccountsRequest
-	9,  // 14: billing.account.v1.AccountService.ChangeAccountLimits:input_type -> billing.account.v1.ChangeAccountLimitsRequest
-	11, // 15: billing.account.v1.AccountService.ListCurrencies:input_type -> billing.account.v1.ListCurrenciesRequest
-	14, // 16: billing.account.v1.AccountService.ChangeAccountStatus:input_type -> billing.account.v1.ChangeAccountStatusRequest
-	2,  // 17: billing.account.v1.AccountService.CreateAccount:output_type -> billing.account.v1.CreateAccountResponse
-	4,  // 18: billing.account.v1.AccountService.GetAccount:output_type -> billing.account.v1.GetAccountResponse
-	6,  // 19: billing.account.v1.AccountService.GetAccountBalance:output_type -> billing.account.v1.GetAccountBalanceResponse
-	8,  // 20: billing.account.v1.AccountService.ListAccounts:output_type -> billing.account.v1.ListAccountsResponse
-	10, // 21: billing.account.v1.AccountService.ChangeAccountLimits:output_type -> billing.account.v1.ChangeAccountLimitsResponse
-	12, // 22: billing.account.v1.AccountService.ListCurrencies:output_type -> billing.account.v1.ListCurrenciesResponse
-	15, // 23: billing.account.v1.AccountService.ChangeAccountStatus:output_type -> billing.account.v1.ChangeAccountStatusResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	24, // 6: billing.account.v1.GetAccountBalanceRequest.at:type_name -> google.protobuf.Timestamp
+	25, // 7: billing.account.v1.GetAccountHistoryResponse.events:type_name -> billing.event.v1.RecordedEvent
+	24, // 8: billing.account.v1.GetAccountStatementRequest.from:type_name -> google.protobuf.Timestamp
+	24, // 9: billing.account.v1.GetAccountStatementRequest.to:type_name -> google.protobuf.Timestamp
+	24, // 10: billing.account.v1.GetAccountStatementResponse.from:type_name -> google.protobuf.Timestamp
+	24, // 11: billing.account.v1.GetAccountStatementResponse.to:type_name -> google.protobuf.Timestamp
+	11, // 12: billing.account.v1.GetAccountStatementResponse.lines:type_name -> billing.account.v1.StatementLine
+	24, // 13: billing.account.v1.StatementLine.recorded_at:type_name -> google.protobuf.Timestamp
+	25, // 14: billing.account.v1.WatchAccountResponse.event:type_name -> billing.event.v1.RecordedEvent
+	0,  // 15: billing.account.v1.ListAccountsResponse.accounts:type_name -> billing.account.v1.Account
+	0,  // 16: billing.account.v1.ChangeAccountLimitsResponse.account:type_name -> billing.account.v1.Account
+	20, // 17: billing.account.v1.ListCurrenciesResponse.currencies:type_name -> billing.account.v1.Currency
+	0,  // 18: billing.account.v1.ChangeAccountStatusResponse.account:type_name -> billing.account.v1.Account
+	1,  // 19: billing.account.v1.AccountService.CreateAccount:input_type -> billing.account.v1.CreateAccountRequest
+	3,  // 20: billing.account.v1.AccountService.GetAccount:input_type -> billing.account.v1.GetAccountRequest
+	5,  // 21: billing.account.v1.AccountService.GetAccountBalance:input_type -> billing.account.v1.GetAccountBalanceRequest
+	7,  // 22: billing.account.v1.AccountService.GetAccountHistory:input_type -> billing.account.v1.GetAccountHistoryRequest
+	9,  // 23: billing.account.v1.AccountService.GetAccountStatement:input_type -> billing.account.v1.GetAccountStatementRequest
+	12, // 24: billing.account.v1.AccountService.WatchAccount:input_type -> billing.account.v1.WatchAccountRequest
+	14, // 25: billing.account.v1.AccountService.ListAccounts:input_type -> billing.account.v1.ListAccountsRequest
+	16, // 26: billing.account.v1.AccountService.ChangeAccountLimits:input_type -> billing.account.v1.ChangeAccountLimitsRequest
+	18, // 27: billing.account.v1.AccountService.ListCurrencies:input_type -> billing.account.v1.ListCurrenciesRequest
+	21, // 28: billing.account.v1.AccountService.ChangeAccountStatus:input_type -> billing.account.v1.ChangeAccountStatusRequest
+	2,  // 29: billing.account.v1.AccountService.CreateAccount:output_type -> billing.account.v1.CreateAccountResponse
+	4,  // 30: billing.account.v1.AccountService.GetAccount:output_type -> billing.account.v1.GetAccountResponse
+	6,  // 31: billing.account.v1.AccountService.GetAccountBalance:output_type -> billing.account.v1.GetAccountBalanceResponse
+	8,  // 32: billing.account.v1.AccountService.GetAccountHistory:output_type -> billing.account.v1.GetAccountHistoryResponse
+	10, // 33: billing.account.v1.AccountService.GetAccountStatement:output_type -> billing.account.v1.GetAccountStatementResponse
+	13, // 34: billing.account.v1.AccountService.WatchAccount:output_type -> billing.account.v1.WatchAccountResponse
+	15, // 35: billing.account.v1.AccountService.ListAccounts:output_type -> billing.account.v1.ListAccountsResponse
+	17, // 36: billing.account.v1.AccountService.ChangeAccountLimits:output_type -> billing.account.v1.ChangeAccountLimitsResponse
+	19, // 37: billing.account.v1.AccountService.ListCurrencies:output_type -> billing.account.v1.ListCurrenciesResponse
+	22, // 38: billing.account.v1.AccountService.ChangeAccountStatus:output_type -> billing.account.v1.ChangeAccountStatusResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_billing_account_v1_account_proto_init() }
@@ -1310,15 +1994,17 @@ func file_billing_account_v1_account_proto_init() {
 	}
 	file_billing_account_v1_account_proto_msgTypes[0].OneofWrappers = []any{}
 	file_billing_account_v1_account_proto_msgTypes[1].OneofWrappers = []any{}
-	file_billing_account_v1_account_proto_msgTypes[9].OneofWrappers = []any{}
-	file_billing_account_v1_account_proto_msgTypes[14].OneofWrappers = []any{}
+	file_billing_account_v1_account_proto_msgTypes[5].OneofWrappers = []any{}
+	file_billing_account_v1_account_proto_msgTypes[12].OneofWrappers = []any{}
+	file_billing_account_v1_account_proto_msgTypes[16].OneofWrappers = []any{}
+	file_billing_account_v1_account_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_account_v1_account_proto_rawDesc), len(file_billing_account_v1_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

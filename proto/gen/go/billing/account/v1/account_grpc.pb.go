@@ -22,6 +22,9 @@ const (
 	AccountService_CreateAccount_FullMethodName       = "/billing.account.v1.AccountService/CreateAccount"
 	AccountService_GetAccount_FullMethodName          = "/billing.account.v1.AccountService/GetAccount"
 	AccountService_GetAccountBalance_FullMethodName   = "/billing.account.v1.AccountService/GetAccountBalance"
+	AccountService_GetAccountHistory_FullMethodName   = "/billing.account.v1.AccountService/GetAccountHistory"
+	AccountService_GetAccountStatement_FullMethodName = "/billing.account.v1.AccountService/GetAccountStatement"
+	AccountService_WatchAccount_FullMethodName        = "/billing.account.v1.AccountService/WatchAccount"
 	AccountService_ListAccounts_FullMethodName        = "/billing.account.v1.AccountService/ListAccounts"
 	AccountService_ChangeAccountLimits_FullMethodName = "/billing.account.v1.AccountService/ChangeAccountLimits"
 	AccountService_ListCurrencies_FullMethodName      = "/billing.account.v1.AccountService/ListCurrencies"
@@ -38,15 +41,24 @@ type AccountServiceClient interface {
 	CreateAccount(ctx context.Context, in *CreateAccountRequest, opts ...grpc.CallOption) (*CreateAccountResponse, error)
 	// GetAccount reads one account from its own stream: never stale.
 	GetAccount(ctx context.Context, in *GetAccountRequest, opts ...grpc.CallOption) (*GetAccountResponse, error)
-	// GetAccountBalance reads one account's balance from its own stream: never stale.
+	// GetAccountBalance reads one account's balance from its own stream: never stale. With at or version, as it was then.
 	GetAccountBalance(ctx context.Context, in *GetAccountBalanceRequest, opts ...grpc.CallOption) (*GetAccountBalanceResponse, error)
+	// GetAccountHistory lists every event of an account, newest first, with its transaction, actor and cause: never stale.
+	GetAccountHistory(ctx context.Context, in *GetAccountHistoryRequest, opts ...grpc.CallOption) (*GetAccountHistoryResponse, error)
+	// GetAccountStatement lists the postings of an account between two times, oldest first, with opening and closing balance.
+	GetAccountStatement(ctx context.Context, in *GetAccountStatementRequest, opts ...grpc.CallOption) (*GetAccountStatementResponse, error)
+	// WatchAccount sends every event of an account behind a version, in order, and goes on as new ones are committed. Resume
+	// with the version of the last event received: nothing is missed, nothing comes twice.
+	WatchAccount(ctx context.Context, in *WatchAccountRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchAccountResponse], error)
 	// ListAccounts lists from the read model, newest first. It follows the streams by a moment.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
 	// ChangeAccountLimits sets the lowest and highest balance that postings may leave. The present balance may lie outside.
 	ChangeAccountLimits(ctx context.Context, in *ChangeAccountLimitsRequest, opts ...grpc.CallOption) (*ChangeAccountLimitsResponse, error)
 	// ListCurrencies lists the currencies that accounts can be opened in, by code.
 	ListCurrencies(ctx context.Context, in *ListCurrenciesRequest, opts ...grpc.CallOption) (*ListCurrenciesResponse, error)
-	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and is final.
+	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and no open hold. While
+	// transactions that name the account are under way it answers "closing": no new ones are accepted, and the account closes
+	// when they have ended, or becomes active again if they left money on it. Closed is final.
 	ChangeAccountStatus(ctx context.Context, in *ChangeAccountStatusRequest, opts ...grpc.CallOption) (*ChangeAccountStatusResponse, error)
 }
 
@@ -87,6 +99,45 @@ func (c *accountServiceClient) GetAccountBalance(ctx context.Context, in *GetAcc
 	}
 	return out, nil
 }
+
+func (c *accountServiceClient) GetAccountHistory(ctx context.Context, in *GetAccountHistoryRequest, opts ...grpc.CallOption) (*GetAccountHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAccountHistoryResponse)
+	err := c.cc.Invoke(ctx, AccountService_GetAccountHistory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountServiceClient) GetAccountStatement(ctx context.Context, in *GetAccountStatementRequest, opts ...grpc.CallOption) (*GetAccountStatementResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAccountStatementResponse)
+	err := c.cc.Invoke(ctx, AccountService_GetAccountStatement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountServiceClient) WatchAccount(ctx context.Context, in *WatchAccountRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchAccountResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AccountService_ServiceDesc.Streams[0], AccountService_WatchAccount_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchAccountRequest, WatchAccountResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AccountService_WatchAccountClient = grpc.ServerStreamingClient[WatchAccountResponse]
 
 func (c *accountServiceClient) ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -138,15 +189,24 @@ type AccountServiceServer interface {
 	CreateAccount(context.Context, *CreateAccountRequest) (*CreateAccountResponse, error)
 	// GetAccount reads one account from its own stream: never stale.
 	GetAccount(context.Context, *GetAccountRequest) (*GetAccountResponse, error)
-	// GetAccountBalance reads one account's balance from its own stream: never stale.
+	// GetAccountBalance reads one account's balance from its own stream: never stale. With at or version, as it was then.
 	GetAccountBalance(context.Context, *GetAccountBalanceRequest) (*GetAccountBalanceResponse, error)
+	// GetAccountHistory lists every event of an account, newest first, with its transaction, actor and cause: never stale.
+	GetAccountHistory(context.Context, *GetAccountHistoryRequest) (*GetAccountHistoryResponse, error)
+	// GetAccountStatement lists the postings of an account between two times, oldest first, with opening and closing balance.
+	GetAccountStatement(context.Context, *GetAccountStatementRequest) (*GetAccountStatementResponse, error)
+	// WatchAccount sends every event of an account behind a version, in order, and goes on as new ones are committed. Resume
+	// with the version of the last event received: nothing is missed, nothing comes twice.
+	WatchAccount(*WatchAccountRequest, grpc.ServerStreamingServer[WatchAccountResponse]) error
 	// ListAccounts lists from the read model, newest first. It follows the streams by a moment.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
 	// ChangeAccountLimits sets the lowest and highest balance that postings may leave. The present balance may lie outside.
 	ChangeAccountLimits(context.Context, *ChangeAccountLimitsRequest) (*ChangeAccountLimitsResponse, error)
 	// ListCurrencies lists the currencies that accounts can be opened in, by code.
 	ListCurrencies(context.Context, *ListCurrenciesRequest) (*ListCurrenciesResponse, error)
-	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and is final.
+	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and no open hold. While
+	// transactions that name the account are under way it answers "closing": no new ones are accepted, and the account closes
+	// when they have ended, or becomes active again if they left money on it. Closed is final.
 	ChangeAccountStatus(context.Context, *ChangeAccountStatusRequest) (*ChangeAccountStatusResponse, error)
 	mustEmbedUnimplementedAccountServiceServer()
 }
@@ -166,6 +226,15 @@ func (UnimplementedAccountServiceServer) GetAccount(context.Context, *GetAccount
 }
 func (UnimplementedAccountServiceServer) GetAccountBalance(context.Context, *GetAccountBalanceRequest) (*GetAccountBalanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAccountBalance not implemented")
+}
+func (UnimplementedAccountServiceServer) GetAccountHistory(context.Context, *GetAccountHistoryRequest) (*GetAccountHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAccountHistory not implemented")
+}
+func (UnimplementedAccountServiceServer) GetAccountStatement(context.Context, *GetAccountStatementRequest) (*GetAccountStatementResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAccountStatement not implemented")
+}
+func (UnimplementedAccountServiceServer) WatchAccount(*WatchAccountRequest, grpc.ServerStreamingServer[WatchAccountResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchAccount not implemented")
 }
 func (UnimplementedAccountServiceServer) ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAccounts not implemented")
@@ -253,6 +322,53 @@ func _AccountService_GetAccountBalance_Handler(srv interface{}, ctx context.Cont
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _AccountService_GetAccountHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAccountHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).GetAccountHistory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_GetAccountHistory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).GetAccountHistory(ctx, req.(*GetAccountHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccountService_GetAccountStatement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAccountStatementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).GetAccountStatement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_GetAccountStatement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).GetAccountStatement(ctx, req.(*GetAccountStatementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccountService_WatchAccount_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchAccountRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AccountServiceServer).WatchAccount(m, &grpc.GenericServerStream[WatchAccountRequest, WatchAccountResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AccountService_WatchAccountServer = grpc.ServerStreamingServer[WatchAccountResponse]
 
 func _AccountService_ListAccounts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListAccountsRequest)
@@ -346,6 +462,14 @@ var AccountService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AccountService_GetAccountBalance_Handler,
 		},
 		{
+			MethodName: "GetAccountHistory",
+			Handler:    _AccountService_GetAccountHistory_Handler,
+		},
+		{
+			MethodName: "GetAccountStatement",
+			Handler:    _AccountService_GetAccountStatement_Handler,
+		},
+		{
 			MethodName: "ListAccounts",
 			Handler:    _AccountService_ListAccounts_Handler,
 		},
@@ -362,6 +486,12 @@ var AccountService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AccountService_ChangeAccountStatus_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchAccount",
+			Handler:       _AccountService_WatchAccount_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "billing/account/v1/account.proto",
 }

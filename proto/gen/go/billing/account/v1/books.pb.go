@@ -9,6 +9,7 @@ package accountv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -205,11 +206,405 @@ func (x *CurrencyBooks) GetDifference() string {
 	return ""
 }
 
+// ReconcileRequest says what to check.
+type ReconcileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the one account to check; absent = all accounts.
+	AccountId *string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3,oneof" json:"account_id,omitempty"`
+	// Wait this long at most, 0s to 30s, for the check of all accounts to end; 5s when absent. Over REST: the query parameter wait.
+	Wait          *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconcileRequest) Reset() {
+	*x = ReconcileRequest{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileRequest) ProtoMessage() {}
+
+func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
+func (*ReconcileRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReconcileRequest) GetAccountId() string {
+	if x != nil && x.AccountId != nil {
+		return *x.AccountId
+	}
+	return ""
+}
+
+func (x *ReconcileRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// ReconcileResponse carries the check.
+type ReconcileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check: ended, or how far it is.
+	Reconciliation *Reconciliation `protobuf:"bytes,1,opt,name=reconciliation,proto3" json:"reconciliation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ReconcileResponse) Reset() {
+	*x = ReconcileResponse{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileResponse) ProtoMessage() {}
+
+func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
+func (*ReconcileResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReconcileResponse) GetReconciliation() *Reconciliation {
+	if x != nil {
+		return x.Reconciliation
+	}
+	return nil
+}
+
+// GetReconciliationRequest asks for the latest check of all accounts.
+type GetReconciliationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReconciliationRequest) Reset() {
+	*x = GetReconciliationRequest{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconciliationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconciliationRequest) ProtoMessage() {}
+
+func (x *GetReconciliationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconciliationRequest.ProtoReflect.Descriptor instead.
+func (*GetReconciliationRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{5}
+}
+
+// GetReconciliationResponse carries the check.
+type GetReconciliationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check: ended, or how far it is.
+	Reconciliation *Reconciliation `protobuf:"bytes,1,opt,name=reconciliation,proto3" json:"reconciliation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GetReconciliationResponse) Reset() {
+	*x = GetReconciliationResponse{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconciliationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconciliationResponse) ProtoMessage() {}
+
+func (x *GetReconciliationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconciliationResponse.ProtoReflect.Descriptor instead.
+func (*GetReconciliationResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetReconciliationResponse) GetReconciliation() *Reconciliation {
+	if x != nil {
+		return x.Reconciliation
+	}
+	return nil
+}
+
+// Reconciliation is one check of events against everything that was made of them.
+type Reconciliation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// running, clean (nothing was found), differences, failed (it could not be carried out) or never (none was asked for yet).
+	Status string `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// UUID of the one account that is checked; absent = all.
+	AccountId *string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3,oneof" json:"account_id,omitempty"`
+	// Accounts checked so far.
+	Accounts int32 `protobuf:"varint,3,opt,name=accounts,proto3" json:"accounts,omitempty"`
+	// Events folded so far.
+	Events int32 `protobuf:"varint,4,opt,name=events,proto3" json:"events,omitempty"`
+	// What was found, the first 1,000.
+	Findings []*Finding `protobuf:"bytes,5,rep,name=findings,proto3" json:"findings,omitempty"`
+	// How many were found in all.
+	FindingCount int32 `protobuf:"varint,6,opt,name=finding_count,json=findingCount,proto3" json:"finding_count,omitempty"`
+	// When it began; absent when there was none yet.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When it ended; absent while it runs.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Only where it failed: why.
+	Error         *string `protobuf:"bytes,9,opt,name=error,proto3,oneof" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reconciliation) Reset() {
+	*x = Reconciliation{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reconciliation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reconciliation) ProtoMessage() {}
+
+func (x *Reconciliation) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reconciliation.ProtoReflect.Descriptor instead.
+func (*Reconciliation) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Reconciliation) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Reconciliation) GetAccountId() string {
+	if x != nil && x.AccountId != nil {
+		return *x.AccountId
+	}
+	return ""
+}
+
+func (x *Reconciliation) GetAccounts() int32 {
+	if x != nil {
+		return x.Accounts
+	}
+	return 0
+}
+
+func (x *Reconciliation) GetEvents() int32 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *Reconciliation) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *Reconciliation) GetFindingCount() int32 {
+	if x != nil {
+		return x.FindingCount
+	}
+	return 0
+}
+
+func (x *Reconciliation) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Reconciliation) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Reconciliation) GetError() string {
+	if x != nil && x.Error != nil {
+		return *x.Error
+	}
+	return ""
+}
+
+// Finding is one thing that is not as the events say.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What does not agree: sequence (an event is missing or unreadable), arithmetic (an event's own numbers), state (the stored
+	// state), read_model (the list's row), books (the sums of a currency), or transit (money in transit of an ended transaction).
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The account; empty where none can be named.
+	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// The transaction; empty where none can be named.
+	TransactionId string `protobuf:"bytes,3,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// What the events say.
+	Expected string `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
+	// What is there.
+	Actual string `protobuf:"bytes,5,opt,name=actual,proto3" json:"actual,omitempty"`
+	// One sentence for people.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_billing_account_v1_books_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_books_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_books_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Finding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Finding) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *Finding) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *Finding) GetExpected() string {
+	if x != nil {
+		return x.Expected
+	}
+	return ""
+}
+
+func (x *Finding) GetActual() string {
+	if x != nil {
+		return x.Actual
+	}
+	return ""
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 var File_billing_account_v1_books_proto protoreflect.FileDescriptor
 
 const file_billing_account_v1_books_proto_rawDesc = "" +
 	"\n" +
-	"\x1ebilling/account/v1/books.proto\x12\x12billing.account.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
+	"\x1ebilling/account/v1/books.proto\x12\x12billing.account.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
 	"\x0fGetBooksRequest\"\x86\x01\n" +
 	"\x10GetBooksResponse\x12A\n" +
 	"\n" +
@@ -225,9 +620,43 @@ const file_billing_account_v1_books_proto_rawDesc = "" +
 	"in_transit\x18\x05 \x01(\tR\tinTransit\x12\x1e\n" +
 	"\n" +
 	"difference\x18\x06 \x01(\tR\n" +
-	"difference2e\n" +
+	"difference\"t\n" +
+	"\x10ReconcileRequest\x12\"\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tH\x00R\taccountId\x88\x01\x01\x12-\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04waitB\r\n" +
+	"\v_account_id\"_\n" +
+	"\x11ReconcileResponse\x12J\n" +
+	"\x0ereconciliation\x18\x01 \x01(\v2\".billing.account.v1.ReconciliationR\x0ereconciliation\"\x1a\n" +
+	"\x18GetReconciliationRequest\"g\n" +
+	"\x19GetReconciliationResponse\x12J\n" +
+	"\x0ereconciliation\x18\x01 \x01(\v2\".billing.account.v1.ReconciliationR\x0ereconciliation\"\x84\x03\n" +
+	"\x0eReconciliation\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\"\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tH\x00R\taccountId\x88\x01\x01\x12\x1a\n" +
+	"\baccounts\x18\x03 \x01(\x05R\baccounts\x12\x16\n" +
+	"\x06events\x18\x04 \x01(\x05R\x06events\x127\n" +
+	"\bfindings\x18\x05 \x03(\v2\x1b.billing.account.v1.FindingR\bfindings\x12#\n" +
+	"\rfinding_count\x18\x06 \x01(\x05R\ffindingCount\x129\n" +
+	"\n" +
+	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x19\n" +
+	"\x05error\x18\t \x01(\tH\x01R\x05error\x88\x01\x01B\r\n" +
+	"\v_account_idB\b\n" +
+	"\x06_error\"\xaf\x01\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tR\taccountId\x12%\n" +
+	"\x0etransaction_id\x18\x03 \x01(\tR\rtransactionId\x12\x1a\n" +
+	"\bexpected\x18\x04 \x01(\tR\bexpected\x12\x16\n" +
+	"\x06actual\x18\x05 \x01(\tR\x06actual\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail2\xb1\x02\n" +
 	"\fBooksService\x12U\n" +
-	"\bGetBooks\x12#.billing.account.v1.GetBooksRequest\x1a$.billing.account.v1.GetBooksResponseB?Z=example.com/billing/proto/gen/go/billing/account/v1;accountv1b\x06proto3"
+	"\bGetBooks\x12#.billing.account.v1.GetBooksRequest\x1a$.billing.account.v1.GetBooksResponse\x12X\n" +
+	"\tReconcile\x12$.billing.account.v1.ReconcileRequest\x1a%.billing.account.v1.ReconcileResponse\x12p\n" +
+	"\x11GetReconciliation\x12,.billing.account.v1.GetReconciliationRequest\x1a-.billing.account.v1.GetReconciliationResponseB?Z=example.com/billing/proto/gen/go/billing/account/v1;accountv1b\x06proto3"
 
 var (
 	file_billing_account_v1_books_proto_rawDescOnce sync.Once
@@ -241,23 +670,40 @@ func file_billing_account_v1_books_proto_rawDescGZIP() []byte {
 	return file_billing_account_v1_books_proto_rawDescData
 }
 
-var file_billing_account_v1_books_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_billing_account_v1_books_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_billing_account_v1_books_proto_goTypes = []any{
-	(*GetBooksRequest)(nil),       // 0: billing.account.v1.GetBooksRequest
-	(*GetBooksResponse)(nil),      // 1: billing.account.v1.GetBooksResponse
-	(*CurrencyBooks)(nil),         // 2: billing.account.v1.CurrencyBooks
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*GetBooksRequest)(nil),           // 0: billing.account.v1.GetBooksRequest
+	(*GetBooksResponse)(nil),          // 1: billing.account.v1.GetBooksResponse
+	(*CurrencyBooks)(nil),             // 2: billing.account.v1.CurrencyBooks
+	(*ReconcileRequest)(nil),          // 3: billing.account.v1.ReconcileRequest
+	(*ReconcileResponse)(nil),         // 4: billing.account.v1.ReconcileResponse
+	(*GetReconciliationRequest)(nil),  // 5: billing.account.v1.GetReconciliationRequest
+	(*GetReconciliationResponse)(nil), // 6: billing.account.v1.GetReconciliationResponse
+	(*Reconciliation)(nil),            // 7: billing.account.v1.Reconciliation
+	(*Finding)(nil),                   // 8: billing.account.v1.Finding
+	(*timestamppb.Timestamp)(nil),     // 9: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 10: google.protobuf.Duration
 }
 var file_billing_account_v1_books_proto_depIdxs = []int32{
-	2, // 0: billing.account.v1.GetBooksResponse.currencies:type_name -> billing.account.v1.CurrencyBooks
-	3, // 1: billing.account.v1.GetBooksResponse.as_of:type_name -> google.protobuf.Timestamp
-	0, // 2: billing.account.v1.BooksService.GetBooks:input_type -> billing.account.v1.GetBooksRequest
-	1, // 3: billing.account.v1.BooksService.GetBooks:output_type -> billing.account.v1.GetBooksResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: billing.account.v1.GetBooksResponse.currencies:type_name -> billing.account.v1.CurrencyBooks
+	9,  // 1: billing.account.v1.GetBooksResponse.as_of:type_name -> google.protobuf.Timestamp
+	10, // 2: billing.account.v1.ReconcileRequest.wait:type_name -> google.protobuf.Duration
+	7,  // 3: billing.account.v1.ReconcileResponse.reconciliation:type_name -> billing.account.v1.Reconciliation
+	7,  // 4: billing.account.v1.GetReconciliationResponse.reconciliation:type_name -> billing.account.v1.Reconciliation
+	8,  // 5: billing.account.v1.Reconciliation.findings:type_name -> billing.account.v1.Finding
+	9,  // 6: billing.account.v1.Reconciliation.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 7: billing.account.v1.Reconciliation.ended_at:type_name -> google.protobuf.Timestamp
+	0,  // 8: billing.account.v1.BooksService.GetBooks:input_type -> billing.account.v1.GetBooksRequest
+	3,  // 9: billing.account.v1.BooksService.Reconcile:input_type -> billing.account.v1.ReconcileRequest
+	5,  // 10: billing.account.v1.BooksService.GetReconciliation:input_type -> billing.account.v1.GetReconciliationRequest
+	1,  // 11: billing.account.v1.BooksService.GetBooks:output_type -> billing.account.v1.GetBooksResponse
+	4,  // 12: billing.account.v1.BooksService.Reconcile:output_type -> billing.account.v1.ReconcileResponse
+	6,  // 13: billing.account.v1.BooksService.GetReconciliation:output_type -> billing.account.v1.GetReconciliationResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_billing_account_v1_books_proto_init() }
@@ -265,13 +711,15 @@ func file_billing_account_v1_books_proto_init() {
 	if File_billing_account_v1_books_proto != nil {
 		return
 	}
+	file_billing_account_v1_books_proto_msgTypes[3].OneofWrappers = []any{}
+	file_billing_account_v1_books_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_account_v1_books_proto_rawDesc), len(file_billing_account_v1_books_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	BooksService_GetBooks_FullMethodName = "/billing.account.v1.BooksService/GetBooks"
+	BooksService_GetBooks_FullMethodName          = "/billing.account.v1.BooksService/GetBooks"
+	BooksService_Reconcile_FullMethodName         = "/billing.account.v1.BooksService/Reconcile"
+	BooksService_GetReconciliation_FullMethodName = "/billing.account.v1.BooksService/GetReconciliation"
 )
 
 // BooksServiceClient is the client API for BooksService service.
@@ -30,6 +32,12 @@ const (
 type BooksServiceClient interface {
 	// GetBooks sums all balances and what is in transit, per currency, in one snapshot.
 	GetBooks(ctx context.Context, in *GetBooksRequest, opts ...grpc.CallOption) (*GetBooksResponse, error)
+	// Reconcile folds every event anew, of one account or of all, and compares: balances, holds, the sums of the books, the
+	// read model, and that no ended transaction has money in transit. All accounts are checked in the background, one run at a
+	// time; while one is under way this answers with it.
+	Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileResponse, error)
+	// GetReconciliation shows the latest check of all accounts.
+	GetReconciliation(ctx context.Context, in *GetReconciliationRequest, opts ...grpc.CallOption) (*GetReconciliationResponse, error)
 }
 
 type booksServiceClient struct {
@@ -50,6 +58,26 @@ func (c *booksServiceClient) GetBooks(ctx context.Context, in *GetBooksRequest, 
 	return out, nil
 }
 
+func (c *booksServiceClient) Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReconcileResponse)
+	err := c.cc.Invoke(ctx, BooksService_Reconcile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *booksServiceClient) GetReconciliation(ctx context.Context, in *GetReconciliationRequest, opts ...grpc.CallOption) (*GetReconciliationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetReconciliationResponse)
+	err := c.cc.Invoke(ctx, BooksService_GetReconciliation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BooksServiceServer is the server API for BooksService service.
 // All implementations must embed UnimplementedBooksServiceServer
 // for forward compatibility.
@@ -58,6 +86,12 @@ func (c *booksServiceClient) GetBooks(ctx context.Context, in *GetBooksRequest, 
 type BooksServiceServer interface {
 	// GetBooks sums all balances and what is in transit, per currency, in one snapshot.
 	GetBooks(context.Context, *GetBooksRequest) (*GetBooksResponse, error)
+	// Reconcile folds every event anew, of one account or of all, and compares: balances, holds, the sums of the books, the
+	// read model, and that no ended transaction has money in transit. All accounts are checked in the background, one run at a
+	// time; while one is under way this answers with it.
+	Reconcile(context.Context, *ReconcileRequest) (*ReconcileResponse, error)
+	// GetReconciliation shows the latest check of all accounts.
+	GetReconciliation(context.Context, *GetReconciliationRequest) (*GetReconciliationResponse, error)
 	mustEmbedUnimplementedBooksServiceServer()
 }
 
@@ -70,6 +104,12 @@ type UnimplementedBooksServiceServer struct{}
 
 func (UnimplementedBooksServiceServer) GetBooks(context.Context, *GetBooksRequest) (*GetBooksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetBooks not implemented")
+}
+func (UnimplementedBooksServiceServer) Reconcile(context.Context, *ReconcileRequest) (*ReconcileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
+}
+func (UnimplementedBooksServiceServer) GetReconciliation(context.Context, *GetReconciliationRequest) (*GetReconciliationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReconciliation not implemented")
 }
 func (UnimplementedBooksServiceServer) mustEmbedUnimplementedBooksServiceServer() {}
 func (UnimplementedBooksServiceServer) testEmbeddedByValue()                      {}
@@ -110,6 +150,42 @@ func _BooksService_GetBooks_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BooksService_Reconcile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReconcileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BooksServiceServer).Reconcile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BooksService_Reconcile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BooksServiceServer).Reconcile(ctx, req.(*ReconcileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BooksService_GetReconciliation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetReconciliationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BooksServiceServer).GetReconciliation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BooksService_GetReconciliation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BooksServiceServer).GetReconciliation(ctx, req.(*GetReconciliationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // BooksService_ServiceDesc is the grpc.ServiceDesc for BooksService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +196,14 @@ var BooksService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetBooks",
 			Handler:    _BooksService_GetBooks_Handler,
+		},
+		{
+			MethodName: "Reconcile",
+			Handler:    _BooksService_Reconcile_Handler,
+		},
+		{
+			MethodName: "GetReconciliation",
+			Handler:    _BooksService_GetReconciliation_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -35,6 +35,10 @@ const (
 	PostingKind_POSTING_KIND_CANCEL PostingKind = 3
 	// Undoes the posting of undo_step, whose register is closed first; never refused by limits or status.
 	PostingKind_POSTING_KIND_ROLLBACK PostingKind = 4
+	// Reserves the amount on the account: a hold. No money moves.
+	PostingKind_POSTING_KIND_HOLD PostingKind = 5
+	// Gives back what is left of a hold; never refused.
+	PostingKind_POSTING_KIND_RELEASE PostingKind = 6
 )
 
 // Enum value maps for PostingKind.
@@ -45,6 +49,8 @@ var (
 		2: "POSTING_KIND_CREDIT",
 		3: "POSTING_KIND_CANCEL",
 		4: "POSTING_KIND_ROLLBACK",
+		5: "POSTING_KIND_HOLD",
+		6: "POSTING_KIND_RELEASE",
 	}
 	PostingKind_value = map[string]int32{
 		"POSTING_KIND_UNSPECIFIED": 0,
@@ -52,6 +58,8 @@ var (
 		"POSTING_KIND_CREDIT":      2,
 		"POSTING_KIND_CANCEL":      3,
 		"POSTING_KIND_ROLLBACK":    4,
+		"POSTING_KIND_HOLD":        5,
+		"POSTING_KIND_RELEASE":     6,
 	}
 )
 
@@ -242,7 +250,7 @@ type InspectedAccount struct {
 	AccountType string `protobuf:"bytes,3,opt,name=account_type,json=accountType,proto3" json:"account_type,omitempty"`
 	// Currency code.
 	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
-	// active, suspended or closed.
+	// active, suspended, closing or closed.
 	Status        string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -324,9 +332,9 @@ type Posting struct {
 	AccountId string `protobuf:"bytes,3,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// What to do.
 	Kind PostingKind `protobuf:"varint,4,opt,name=kind,proto3,enum=billing.account.v1.PostingKind" json:"kind,omitempty"`
-	// Debit, credit: decimal at the currency's scale.
+	// Debit, credit, hold: decimal at the currency's scale.
 	Amount string `protobuf:"bytes,5,opt,name=amount,proto3" json:"amount,omitempty"`
-	// Debit, credit: currency code.
+	// Debit, credit, hold: currency code.
 	Currency string `protobuf:"bytes,6,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Debit, credit, rollback: why, kept in the event, such as "transfer".
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -339,7 +347,9 @@ type Posting struct {
 	// Tenant of the transaction.
 	TenantId string `protobuf:"bytes,11,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Who asked for the transaction.
-	Actor         string `protobuf:"bytes,12,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,12,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Hold, release: UUID of the hold. Debit: the hold whose reserve it captures; empty = none.
+	HoldId        string `protobuf:"bytes,13,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +468,13 @@ func (x *Posting) GetActor() string {
 	return ""
 }
 
+func (x *Posting) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
 // PostRequest is a batch.
 type PostRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -518,9 +535,11 @@ type PostingResult struct {
 	// The account's version with this register.
 	Version int32 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	// The register was there before this call.
-	Replayed      bool `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Replayed bool `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// Done: posted minus held, right after this posting.
+	AvailableBalance string `protobuf:"bytes,7,opt,name=available_balance,json=availableBalance,proto3" json:"available_balance,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PostingResult) Reset() {
@@ -595,6 +614,13 @@ func (x *PostingResult) GetReplayed() bool {
 	return false
 }
 
+func (x *PostingResult) GetAvailableBalance() string {
+	if x != nil {
+		return x.AvailableBalance
+	}
+	return ""
+}
+
 // PostResponse has one result for each posting, in order.
 type PostResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -657,7 +683,7 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\x05found\x18\x02 \x01(\bR\x05found\x12!\n" +
 	"\faccount_type\x18\x03 \x01(\tR\vaccountType\x12\x1a\n" +
 	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x16\n" +
-	"\x06status\x18\x05 \x01(\tR\x06status\"\xea\x02\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\"\x83\x03\n" +
 	"\aPosting\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
@@ -672,9 +698,10 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\tcaused_by\x18\n" +
 	" \x01(\tR\bcausedBy\x12\x1b\n" +
 	"\ttenant_id\x18\v \x01(\tR\btenantId\x12\x14\n" +
-	"\x05actor\x18\f \x01(\tR\x05actor\"F\n" +
+	"\x05actor\x18\f \x01(\tR\x05actor\x12\x17\n" +
+	"\ahold_id\x18\r \x01(\tR\x06holdId\"F\n" +
 	"\vPostRequest\x127\n" +
-	"\bpostings\x18\x01 \x03(\v2\x1b.billing.account.v1.PostingR\bpostings\"\xec\x01\n" +
+	"\bpostings\x18\x01 \x03(\v2\x1b.billing.account.v1.PostingR\bpostings\"\x99\x02\n" +
 	"\rPostingResult\x12<\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\".billing.account.v1.PostingOutcomeR\aoutcome\x12\x1f\n" +
 	"\vnew_balance\x18\x02 \x01(\tR\n" +
@@ -682,15 +709,18 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\ferror_reason\x18\x03 \x01(\tR\verrorReason\x12#\n" +
 	"\rerror_message\x18\x04 \x01(\tR\ferrorMessage\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\x05R\aversion\x12\x1a\n" +
-	"\breplayed\x18\x06 \x01(\bR\breplayed\"K\n" +
+	"\breplayed\x18\x06 \x01(\bR\breplayed\x12+\n" +
+	"\x11available_balance\x18\a \x01(\tR\x10availableBalance\"K\n" +
 	"\fPostResponse\x12;\n" +
-	"\aresults\x18\x01 \x03(\v2!.billing.account.v1.PostingResultR\aresults*\x90\x01\n" +
+	"\aresults\x18\x01 \x03(\v2!.billing.account.v1.PostingResultR\aresults*\xc1\x01\n" +
 	"\vPostingKind\x12\x1c\n" +
 	"\x18POSTING_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12POSTING_KIND_DEBIT\x10\x01\x12\x17\n" +
 	"\x13POSTING_KIND_CREDIT\x10\x02\x12\x17\n" +
 	"\x13POSTING_KIND_CANCEL\x10\x03\x12\x19\n" +
-	"\x15POSTING_KIND_ROLLBACK\x10\x04*\x87\x01\n" +
+	"\x15POSTING_KIND_ROLLBACK\x10\x04\x12\x15\n" +
+	"\x11POSTING_KIND_HOLD\x10\x05\x12\x18\n" +
+	"\x14POSTING_KIND_RELEASE\x10\x06*\x87\x01\n" +
 	"\x0ePostingOutcome\x12\x1f\n" +
 	"\x1bPOSTING_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14POSTING_OUTCOME_DONE\x10\x01\x12\x1b\n" +

@@ -87,6 +87,26 @@ const (
 	Reason_REASON_POSTING_CANCELLED Reason = 28
 	// The account's type has no such limit, or the limits cross.
 	Reason_REASON_LIMITS_NOT_ALLOWED Reason = 29
+	// No such hold.
+	Reason_REASON_HOLD_NOT_FOUND Reason = 30
+	// No such read model.
+	Reason_REASON_READ_MODEL_NOT_FOUND Reason = 31
+	// The account is about to close: it takes no new transactions.
+	Reason_REASON_ACCOUNT_CLOSING Reason = 32
+	// An account with open holds does not close.
+	Reason_REASON_HOLDS_OPEN Reason = 33
+	// The account has as many open holds as an account can have.
+	Reason_REASON_TOO_MANY_HOLDS Reason = 34
+	// Only a completed payment can be refunded.
+	Reason_REASON_NOT_REFUNDABLE Reason = 35
+	// Refunds of a payment, those under way included, would exceed it.
+	Reason_REASON_REFUND_EXCEEDS_PAYMENT Reason = 36
+	// The hold is not active (any more).
+	Reason_REASON_HOLD_NOT_ACTIVE Reason = 37
+	// Captures of a hold, those under way included, would exceed it.
+	Reason_REASON_CAPTURE_EXCEEDS_HOLD Reason = 38
+	// A hold is not released while a capture of it is under way.
+	Reason_REASON_CAPTURE_UNDER_WAY Reason = 39
 )
 
 // Enum value maps for Reason.
@@ -122,6 +142,16 @@ var (
 		27: "REASON_CANCELLED",
 		28: "REASON_POSTING_CANCELLED",
 		29: "REASON_LIMITS_NOT_ALLOWED",
+		30: "REASON_HOLD_NOT_FOUND",
+		31: "REASON_READ_MODEL_NOT_FOUND",
+		32: "REASON_ACCOUNT_CLOSING",
+		33: "REASON_HOLDS_OPEN",
+		34: "REASON_TOO_MANY_HOLDS",
+		35: "REASON_NOT_REFUNDABLE",
+		36: "REASON_REFUND_EXCEEDS_PAYMENT",
+		37: "REASON_HOLD_NOT_ACTIVE",
+		38: "REASON_CAPTURE_EXCEEDS_HOLD",
+		39: "REASON_CAPTURE_UNDER_WAY",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":              0,
@@ -154,6 +184,16 @@ var (
 		"REASON_CANCELLED":                27,
 		"REASON_POSTING_CANCELLED":        28,
 		"REASON_LIMITS_NOT_ALLOWED":       29,
+		"REASON_HOLD_NOT_FOUND":           30,
+		"REASON_READ_MODEL_NOT_FOUND":     31,
+		"REASON_ACCOUNT_CLOSING":          32,
+		"REASON_HOLDS_OPEN":               33,
+		"REASON_TOO_MANY_HOLDS":           34,
+		"REASON_NOT_REFUNDABLE":           35,
+		"REASON_REFUND_EXCEEDS_PAYMENT":   36,
+		"REASON_HOLD_NOT_ACTIVE":          37,
+		"REASON_CAPTURE_EXCEEDS_HOLD":     38,
+		"REASON_CAPTURE_UNDER_WAY":        39,
 	}
 )
 
@@ -275,7 +315,7 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\aMapping\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\x05R\x04http\x12\x14\n" +
-	"\x05title\x18\x03 \x01(\tR\x05title*\xc3\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title*\xbf\x1b\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12Q\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a4\x8a\xb5\x180\n" +
@@ -336,7 +376,27 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_POSTING_CANCELLED\x10\x1c\x1a8\x8a\xb5\x184\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1aThe posting was cancelled.\x12b\n" +
 	"\x19REASON_LIMITS_NOT_ALLOWED\x10\x1d\x1aC\x8a\xb5\x18?\n" +
-	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a%The account cannot have these limits.:X\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a%The account cannot have these limits.\x12E\n" +
+	"\x15REASON_HOLD_NOT_FOUND\x10\x1e\x1a*\x8a\xb5\x18&\n" +
+	"\tNOT_FOUND\x10\x94\x03\x1a\x16There is no such hold.\x12Q\n" +
+	"\x1bREASON_READ_MODEL_NOT_FOUND\x10\x1f\x1a0\x8a\xb5\x18,\n" +
+	"\tNOT_FOUND\x10\x94\x03\x1a\x1cThere is no such read model.\x12Q\n" +
+	"\x16REASON_ACCOUNT_CLOSING\x10 \x1a5\x8a\xb5\x181\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x17The account is closing.\x12P\n" +
+	"\x11REASON_HOLDS_OPEN\x10!\x1a9\x8a\xb5\x185\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1bThe account has open holds.\x12]\n" +
+	"\x15REASON_TOO_MANY_HOLDS\x10\"\x1aB\x8a\xb5\x18>\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a$The account has too many open holds.\x12\\\n" +
+	"\x15REASON_NOT_REFUNDABLE\x10#\x1aA\x8a\xb5\x18=\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#The transaction cannot be refunded.\x12f\n" +
+	"\x1dREASON_REFUND_EXCEEDS_PAYMENT\x10$\x1aC\x8a\xb5\x18?\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a%The refunds would exceed the payment.\x12Q\n" +
+	"\x16REASON_HOLD_NOT_ACTIVE\x10%\x1a5\x8a\xb5\x181\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x17The hold is not active.\x12b\n" +
+	"\x1bREASON_CAPTURE_EXCEEDS_HOLD\x10&\x1aA\x8a\xb5\x18=\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#The captures would exceed the hold.\x12_\n" +
+	"\x18REASON_CAPTURE_UNDER_WAY\x10'\x1aA\x8a\xb5\x18=\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#A capture of the hold is under way.:X\n" +
 	"\amapping\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\v2\x19.billing.error.v1.MappingR\amappingB;Z9example.com/billing/proto/gen/go/billing/error/v1;errorv1b\x06proto3"
 
 var (

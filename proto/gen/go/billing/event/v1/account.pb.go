@@ -162,7 +162,13 @@ type BalanceChanged struct {
 	// Step of the saga.
 	Step string `protobuf:"bytes,9,opt,name=step,proto3" json:"step,omitempty"`
 	// The account's type, so that sums by type need no look-up.
-	AccountType   string `protobuf:"bytes,10,opt,name=account_type,json=accountType,proto3" json:"account_type,omitempty"`
+	AccountType string `protobuf:"bytes,10,opt,name=account_type,json=accountType,proto3" json:"account_type,omitempty"`
+	// The hold that a debit captures, or that its rollback restores; absent = none.
+	HoldId *string `protobuf:"bytes,11,opt,name=hold_id,json=holdId,proto3,oneof" json:"hold_id,omitempty"`
+	// What that did to the held balance; absent = nothing.
+	HeldChange *string `protobuf:"bytes,12,opt,name=held_change,json=heldChange,proto3,oneof" json:"held_change,omitempty"`
+	// What open holds reserve after it; absent = nothing.
+	HeldBalance   *string `protobuf:"bytes,13,opt,name=held_balance,json=heldBalance,proto3,oneof" json:"held_balance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -267,12 +273,233 @@ func (x *BalanceChanged) GetAccountType() string {
 	return ""
 }
 
+func (x *BalanceChanged) GetHoldId() string {
+	if x != nil && x.HoldId != nil {
+		return *x.HoldId
+	}
+	return ""
+}
+
+func (x *BalanceChanged) GetHeldChange() string {
+	if x != nil && x.HeldChange != nil {
+		return *x.HeldChange
+	}
+	return ""
+}
+
+func (x *BalanceChanged) GetHeldBalance() string {
+	if x != nil && x.HeldBalance != nil {
+		return *x.HeldBalance
+	}
+	return ""
+}
+
+// FundsHeld: an amount was reserved. It is the "done" of a step's register.
+type FundsHeld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the hold.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// How much, always above zero; decimal at the currency's scale.
+	Amount string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Posted balance, which a hold does not change.
+	Balance string `protobuf:"bytes,4,opt,name=balance,proto3" json:"balance,omitempty"`
+	// What open holds reserve after it.
+	HeldBalance string `protobuf:"bytes,5,opt,name=held_balance,json=heldBalance,proto3" json:"held_balance,omitempty"`
+	// Saga (and transaction) this belongs to.
+	SagaId string `protobuf:"bytes,6,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// Step of the saga.
+	Step          string `protobuf:"bytes,7,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FundsHeld) Reset() {
+	*x = FundsHeld{}
+	mi := &file_billing_event_v1_account_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FundsHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FundsHeld) ProtoMessage() {}
+
+func (x *FundsHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_account_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FundsHeld.ProtoReflect.Descriptor instead.
+func (*FundsHeld) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FundsHeld) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetBalance() string {
+	if x != nil {
+		return x.Balance
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetHeldBalance() string {
+	if x != nil {
+		return x.HeldBalance
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *FundsHeld) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+// FundsReleased: what was left of a hold was given back. It is the "done" of a step's register.
+type FundsReleased struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the hold.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// How much was left; zero if nothing was.
+	Amount string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Posted balance, which a release does not change.
+	Balance string `protobuf:"bytes,4,opt,name=balance,proto3" json:"balance,omitempty"`
+	// What open holds reserve after it.
+	HeldBalance string `protobuf:"bytes,5,opt,name=held_balance,json=heldBalance,proto3" json:"held_balance,omitempty"`
+	// Saga (and transaction) this belongs to.
+	SagaId string `protobuf:"bytes,6,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// Step of the saga.
+	Step          string `protobuf:"bytes,7,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FundsReleased) Reset() {
+	*x = FundsReleased{}
+	mi := &file_billing_event_v1_account_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FundsReleased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FundsReleased) ProtoMessage() {}
+
+func (x *FundsReleased) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_account_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FundsReleased.ProtoReflect.Descriptor instead.
+func (*FundsReleased) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FundsReleased) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetBalance() string {
+	if x != nil {
+		return x.Balance
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetHeldBalance() string {
+	if x != nil {
+		return x.HeldBalance
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *FundsReleased) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
 // PostingRefused: a rule said no to a step. It is the "refused" of the step's register.
 type PostingRefused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How much was asked.
 	ChangeAmount string `protobuf:"bytes,1,opt,name=change_amount,json=changeAmount,proto3" json:"change_amount,omitempty"`
-	// CREDIT or DEBIT.
+	// CREDIT, DEBIT or HOLD.
 	ChangeType string `protobuf:"bytes,2,opt,name=change_type,json=changeType,proto3" json:"change_type,omitempty"`
 	// Currency code asked.
 	Currency string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
@@ -290,7 +517,7 @@ type PostingRefused struct {
 
 func (x *PostingRefused) Reset() {
 	*x = PostingRefused{}
-	mi := &file_billing_event_v1_account_proto_msgTypes[2]
+	mi := &file_billing_event_v1_account_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -302,7 +529,7 @@ func (x *PostingRefused) String() string {
 func (*PostingRefused) ProtoMessage() {}
 
 func (x *PostingRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_event_v1_account_proto_msgTypes[2]
+	mi := &file_billing_event_v1_account_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -315,7 +542,7 @@ func (x *PostingRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostingRefused.ProtoReflect.Descriptor instead.
 func (*PostingRefused) Descriptor() ([]byte, []int) {
-	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{2}
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PostingRefused) GetChangeAmount() string {
@@ -380,7 +607,7 @@ type PostingCancelled struct {
 
 func (x *PostingCancelled) Reset() {
 	*x = PostingCancelled{}
-	mi := &file_billing_event_v1_account_proto_msgTypes[3]
+	mi := &file_billing_event_v1_account_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +619,7 @@ func (x *PostingCancelled) String() string {
 func (*PostingCancelled) ProtoMessage() {}
 
 func (x *PostingCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_event_v1_account_proto_msgTypes[3]
+	mi := &file_billing_event_v1_account_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +632,7 @@ func (x *PostingCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostingCancelled.ProtoReflect.Descriptor instead.
 func (*PostingCancelled) Descriptor() ([]byte, []int) {
-	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{3}
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PostingCancelled) GetSagaId() string {
@@ -441,7 +668,7 @@ type AccountLimitsChanged struct {
 
 func (x *AccountLimitsChanged) Reset() {
 	*x = AccountLimitsChanged{}
-	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	mi := &file_billing_event_v1_account_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +680,7 @@ func (x *AccountLimitsChanged) String() string {
 func (*AccountLimitsChanged) ProtoMessage() {}
 
 func (x *AccountLimitsChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_event_v1_account_proto_msgTypes[4]
+	mi := &file_billing_event_v1_account_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +693,7 @@ func (x *AccountLimitsChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountLimitsChanged.ProtoReflect.Descriptor instead.
 func (*AccountLimitsChanged) Descriptor() ([]byte, []int) {
-	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{4}
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AccountLimitsChanged) GetPreviousMinBalance() string {
@@ -504,7 +731,7 @@ func (x *AccountLimitsChanged) GetReason() string {
 	return ""
 }
 
-// AccountStatusChanged: the account was suspended, re-activated or closed.
+// AccountStatusChanged: the account was suspended, re-activated, told to close, or closed.
 type AccountStatusChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Status before.
@@ -519,7 +746,7 @@ type AccountStatusChanged struct {
 
 func (x *AccountStatusChanged) Reset() {
 	*x = AccountStatusChanged{}
-	mi := &file_billing_event_v1_account_proto_msgTypes[5]
+	mi := &file_billing_event_v1_account_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +758,7 @@ func (x *AccountStatusChanged) String() string {
 func (*AccountStatusChanged) ProtoMessage() {}
 
 func (x *AccountStatusChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_event_v1_account_proto_msgTypes[5]
+	mi := &file_billing_event_v1_account_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +771,7 @@ func (x *AccountStatusChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountStatusChanged.ProtoReflect.Descriptor instead.
 func (*AccountStatusChanged) Descriptor() ([]byte, []int) {
-	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{5}
+	return file_billing_event_v1_account_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AccountStatusChanged) GetPreviousStatus() string {
@@ -587,7 +814,7 @@ const file_billing_event_v1_account_proto_rawDesc = "" +
 	"\frequest_hash\x18\b \x01(\tR\vrequestHash\x12\x14\n" +
 	"\x05scale\x18\t \x01(\x05R\x05scaleB\x0e\n" +
 	"\f_min_balanceB\x0e\n" +
-	"\f_max_balance\"\xcd\x02\n" +
+	"\f_max_balance\"\xe6\x03\n" +
 	"\x0eBalanceChanged\x12)\n" +
 	"\x10previous_balance\x18\x01 \x01(\tR\x0fpreviousBalance\x12\x1f\n" +
 	"\vnew_balance\x18\x02 \x01(\tR\n" +
@@ -601,7 +828,31 @@ const file_billing_event_v1_account_proto_rawDesc = "" +
 	"\asaga_id\x18\b \x01(\tR\x06sagaId\x12\x12\n" +
 	"\x04step\x18\t \x01(\tR\x04step\x12!\n" +
 	"\faccount_type\x18\n" +
-	" \x01(\tR\vaccountType\"\xe7\x01\n" +
+	" \x01(\tR\vaccountType\x12\x1c\n" +
+	"\ahold_id\x18\v \x01(\tH\x00R\x06holdId\x88\x01\x01\x12$\n" +
+	"\vheld_change\x18\f \x01(\tH\x01R\n" +
+	"heldChange\x88\x01\x01\x12&\n" +
+	"\fheld_balance\x18\r \x01(\tH\x02R\vheldBalance\x88\x01\x01B\n" +
+	"\n" +
+	"\b_hold_idB\x0e\n" +
+	"\f_held_changeB\x0f\n" +
+	"\r_held_balance\"\xc2\x01\n" +
+	"\tFundsHeld\x12\x17\n" +
+	"\ahold_id\x18\x01 \x01(\tR\x06holdId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x18\n" +
+	"\abalance\x18\x04 \x01(\tR\abalance\x12!\n" +
+	"\fheld_balance\x18\x05 \x01(\tR\vheldBalance\x12\x17\n" +
+	"\asaga_id\x18\x06 \x01(\tR\x06sagaId\x12\x12\n" +
+	"\x04step\x18\a \x01(\tR\x04step\"\xc6\x01\n" +
+	"\rFundsReleased\x12\x17\n" +
+	"\ahold_id\x18\x01 \x01(\tR\x06holdId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x18\n" +
+	"\abalance\x18\x04 \x01(\tR\abalance\x12!\n" +
+	"\fheld_balance\x18\x05 \x01(\tR\vheldBalance\x12\x17\n" +
+	"\asaga_id\x18\x06 \x01(\tR\x06sagaId\x12\x12\n" +
+	"\x04step\x18\a \x01(\tR\x04step\"\xe7\x01\n" +
 	"\x0ePostingRefused\x12#\n" +
 	"\rchange_amount\x18\x01 \x01(\tR\fchangeAmount\x12\x1f\n" +
 	"\vchange_type\x18\x02 \x01(\tR\n" +
@@ -644,18 +895,20 @@ func file_billing_event_v1_account_proto_rawDescGZIP() []byte {
 	return file_billing_event_v1_account_proto_rawDescData
 }
 
-var file_billing_event_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_billing_event_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_billing_event_v1_account_proto_goTypes = []any{
 	(*AccountCreated)(nil),       // 0: billing.event.v1.AccountCreated
 	(*BalanceChanged)(nil),       // 1: billing.event.v1.BalanceChanged
-	(*PostingRefused)(nil),       // 2: billing.event.v1.PostingRefused
-	(*PostingCancelled)(nil),     // 3: billing.event.v1.PostingCancelled
-	(*AccountLimitsChanged)(nil), // 4: billing.event.v1.AccountLimitsChanged
-	(*AccountStatusChanged)(nil), // 5: billing.event.v1.AccountStatusChanged
-	(*structpb.Struct)(nil),      // 6: google.protobuf.Struct
+	(*FundsHeld)(nil),            // 2: billing.event.v1.FundsHeld
+	(*FundsReleased)(nil),        // 3: billing.event.v1.FundsReleased
+	(*PostingRefused)(nil),       // 4: billing.event.v1.PostingRefused
+	(*PostingCancelled)(nil),     // 5: billing.event.v1.PostingCancelled
+	(*AccountLimitsChanged)(nil), // 6: billing.event.v1.AccountLimitsChanged
+	(*AccountStatusChanged)(nil), // 7: billing.event.v1.AccountStatusChanged
+	(*structpb.Struct)(nil),      // 8: google.protobuf.Struct
 }
 var file_billing_event_v1_account_proto_depIdxs = []int32{
-	6, // 0: billing.event.v1.AccountCreated.metadata:type_name -> google.protobuf.Struct
+	8, // 0: billing.event.v1.AccountCreated.metadata:type_name -> google.protobuf.Struct
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
@@ -669,14 +922,15 @@ func file_billing_event_v1_account_proto_init() {
 		return
 	}
 	file_billing_event_v1_account_proto_msgTypes[0].OneofWrappers = []any{}
-	file_billing_event_v1_account_proto_msgTypes[4].OneofWrappers = []any{}
+	file_billing_event_v1_account_proto_msgTypes[1].OneofWrappers = []any{}
+	file_billing_event_v1_account_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_event_v1_account_proto_rawDesc), len(file_billing_event_v1_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,7 +25,7 @@ const (
 // SagaCompleted: the saga ended; every step was done.
 type SagaCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// topup, withdrawal or transfer.
+	// topup, withdrawal, transfer, payment, refund, hold or release.
 	SagaType string `protobuf:"bytes,1,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
 	// The steps' names, in order.
 	Steps []string `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
@@ -98,7 +98,7 @@ func (x *SagaCompleted) GetResults() map[string]*structpb.Struct {
 // SagaFailed: the saga ended; refused before any effect.
 type SagaFailed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// topup, withdrawal or transfer.
+	// topup, withdrawal, transfer, payment, refund, hold or release.
 	SagaType string `protobuf:"bytes,1,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
 	// The steps' names, in order.
 	Steps []string `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
@@ -189,7 +189,7 @@ func (x *SagaFailed) GetErrorMessage() string {
 // SagaCompensated: the saga ended; what had been done was undone.
 type SagaCompensated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// topup, withdrawal or transfer.
+	// topup, withdrawal, transfer, payment, refund, hold or release.
 	SagaType string `protobuf:"bytes,1,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
 	// The steps' names, in order.
 	Steps []string `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`

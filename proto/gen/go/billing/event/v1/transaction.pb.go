@@ -844,6 +844,1395 @@ func (x *TransferCompensated) GetErrorMessage() string {
 	return ""
 }
 
+// PaymentRequested: a payment was accepted; it starts the saga.
+type PaymentRequested struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Account to debit: the customer's.
+	SourceAccountId string `protobuf:"bytes,1,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
+	// Account to credit: the merchant's.
+	DestinationAccountId string `protobuf:"bytes,2,opt,name=destination_account_id,json=destinationAccountId,proto3" json:"destination_account_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	// The caller's reference.
+	Reference *string `protobuf:"bytes,5,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
+	// The caller's own data.
+	Metadata *structpb.Struct `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The key it was asked with.
+	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// The hold that it captures; absent = none.
+	HoldId *string `protobuf:"bytes,8,opt,name=hold_id,json=holdId,proto3,oneof" json:"hold_id,omitempty"`
+	// Only where no amount was asked for: it is all that was left.
+	Whole         *bool `protobuf:"varint,9,opt,name=whole,proto3,oneof" json:"whole,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentRequested) Reset() {
+	*x = PaymentRequested{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentRequested) ProtoMessage() {}
+
+func (x *PaymentRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentRequested.ProtoReflect.Descriptor instead.
+func (*PaymentRequested) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PaymentRequested) GetSourceAccountId() string {
+	if x != nil {
+		return x.SourceAccountId
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetDestinationAccountId() string {
+	if x != nil {
+		return x.DestinationAccountId
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetReference() string {
+	if x != nil && x.Reference != nil {
+		return *x.Reference
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *PaymentRequested) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetHoldId() string {
+	if x != nil && x.HoldId != nil {
+		return *x.HoldId
+	}
+	return ""
+}
+
+func (x *PaymentRequested) GetWhole() bool {
+	if x != nil && x.Whole != nil {
+		return *x.Whole
+	}
+	return false
+}
+
+// PaymentCompleted: the money of a payment has moved.
+type PaymentCompleted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId        string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentCompleted) Reset() {
+	*x = PaymentCompleted{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentCompleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentCompleted) ProtoMessage() {}
+
+func (x *PaymentCompleted) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentCompleted.ProtoReflect.Descriptor instead.
+func (*PaymentCompleted) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PaymentCompleted) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+// PaymentFailed: a payment was refused before any effect.
+type PaymentFailed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// A reason of billing.error.v1.
+	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// The sentence for people.
+	ErrorMessage  string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentFailed) Reset() {
+	*x = PaymentFailed{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentFailed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentFailed) ProtoMessage() {}
+
+func (x *PaymentFailed) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentFailed.ProtoReflect.Descriptor instead.
+func (*PaymentFailed) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PaymentFailed) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *PaymentFailed) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *PaymentFailed) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+// PaymentCompensated: a payment was undone.
+type PaymentCompensated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// A reason of billing.error.v1.
+	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// The sentence for people.
+	ErrorMessage  string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentCompensated) Reset() {
+	*x = PaymentCompensated{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentCompensated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentCompensated) ProtoMessage() {}
+
+func (x *PaymentCompensated) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentCompensated.ProtoReflect.Descriptor instead.
+func (*PaymentCompensated) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PaymentCompensated) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *PaymentCompensated) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *PaymentCompensated) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+// PaymentRefundReserved: a refund was requested and takes its part of what can be refunded. It commits with RefundRequested.
+type PaymentRefundReserved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the refund.
+	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentRefundReserved) Reset() {
+	*x = PaymentRefundReserved{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentRefundReserved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentRefundReserved) ProtoMessage() {}
+
+func (x *PaymentRefundReserved) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentRefundReserved.ProtoReflect.Descriptor instead.
+func (*PaymentRefundReserved) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PaymentRefundReserved) GetRefundId() string {
+	if x != nil {
+		return x.RefundId
+	}
+	return ""
+}
+
+func (x *PaymentRefundReserved) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// PaymentRefunded: a reserved refund has been paid. It commits with RefundCompleted.
+type PaymentRefunded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the refund.
+	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentRefunded) Reset() {
+	*x = PaymentRefunded{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentRefunded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentRefunded) ProtoMessage() {}
+
+func (x *PaymentRefunded) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentRefunded.ProtoReflect.Descriptor instead.
+func (*PaymentRefunded) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PaymentRefunded) GetRefundId() string {
+	if x != nil {
+		return x.RefundId
+	}
+	return ""
+}
+
+func (x *PaymentRefunded) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// PaymentRefundCancelled: a reserved refund was not paid; its part can be refunded again. It commits with the refund's end.
+type PaymentRefundCancelled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the refund.
+	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PaymentRefundCancelled) Reset() {
+	*x = PaymentRefundCancelled{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PaymentRefundCancelled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PaymentRefundCancelled) ProtoMessage() {}
+
+func (x *PaymentRefundCancelled) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PaymentRefundCancelled.ProtoReflect.Descriptor instead.
+func (*PaymentRefundCancelled) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PaymentRefundCancelled) GetRefundId() string {
+	if x != nil {
+		return x.RefundId
+	}
+	return ""
+}
+
+func (x *PaymentRefundCancelled) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// RefundRequested: a refund was accepted; it starts the saga.
+type RefundRequested struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Account to debit: the merchant's.
+	SourceAccountId string `protobuf:"bytes,1,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
+	// Account to credit: the customer's.
+	DestinationAccountId string `protobuf:"bytes,2,opt,name=destination_account_id,json=destinationAccountId,proto3" json:"destination_account_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	// The caller's reference.
+	Reference *string `protobuf:"bytes,5,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
+	// The caller's own data.
+	Metadata *structpb.Struct `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The key it was asked with.
+	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// The payment that is refunded.
+	PaymentId string `protobuf:"bytes,8,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Only where no amount was asked for: it is all that was left.
+	Whole *bool `protobuf:"varint,9,opt,name=whole,proto3,oneof" json:"whole,omitempty"`
+	// Why, as the caller said.
+	Reason        *string `protobuf:"bytes,10,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundRequested) Reset() {
+	*x = RefundRequested{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundRequested) ProtoMessage() {}
+
+func (x *RefundRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundRequested.ProtoReflect.Descriptor instead.
+func (*RefundRequested) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RefundRequested) GetSourceAccountId() string {
+	if x != nil {
+		return x.SourceAccountId
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetDestinationAccountId() string {
+	if x != nil {
+		return x.DestinationAccountId
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetReference() string {
+	if x != nil && x.Reference != nil {
+		return *x.Reference
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *RefundRequested) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *RefundRequested) GetWhole() bool {
+	if x != nil && x.Whole != nil {
+		return *x.Whole
+	}
+	return false
+}
+
+func (x *RefundRequested) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+// RefundCompleted: the money of a refund has moved.
+type RefundCompleted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId        string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundCompleted) Reset() {
+	*x = RefundCompleted{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundCompleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundCompleted) ProtoMessage() {}
+
+func (x *RefundCompleted) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundCompleted.ProtoReflect.Descriptor instead.
+func (*RefundCompleted) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RefundCompleted) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+// RefundFailed: a refund was refused before any effect.
+type RefundFailed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// A reason of billing.error.v1.
+	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// The sentence for people.
+	ErrorMessage  string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundFailed) Reset() {
+	*x = RefundFailed{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundFailed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundFailed) ProtoMessage() {}
+
+func (x *RefundFailed) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundFailed.ProtoReflect.Descriptor instead.
+func (*RefundFailed) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RefundFailed) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *RefundFailed) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *RefundFailed) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+// RefundCompensated: a refund was undone.
+type RefundCompensated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// A reason of billing.error.v1.
+	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// The sentence for people.
+	ErrorMessage  string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundCompensated) Reset() {
+	*x = RefundCompensated{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundCompensated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundCompensated) ProtoMessage() {}
+
+func (x *RefundCompensated) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundCompensated.ProtoReflect.Descriptor instead.
+func (*RefundCompensated) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RefundCompensated) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *RefundCompensated) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *RefundCompensated) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+// HoldRequested: a hold was accepted; it starts the saga that reserves the amount.
+type HoldRequested struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Account that the amount is reserved on.
+	SourceAccountId string `protobuf:"bytes,1,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
+	// Account that captures pay; absent = each capture names it.
+	DestinationAccountId *string `protobuf:"bytes,2,opt,name=destination_account_id,json=destinationAccountId,proto3,oneof" json:"destination_account_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	// The caller's reference.
+	Reference *string `protobuf:"bytes,5,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
+	// The caller's own data.
+	Metadata *structpb.Struct `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The key it was asked with.
+	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// When what has not been captured is given back: RFC 3339, UTC, milliseconds.
+	ExpiresAt string `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Only where no time was asked for: it is the default.
+	DefaultExpiry *bool `protobuf:"varint,9,opt,name=default_expiry,json=defaultExpiry,proto3,oneof" json:"default_expiry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequested) Reset() {
+	*x = HoldRequested{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequested) ProtoMessage() {}
+
+func (x *HoldRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequested.ProtoReflect.Descriptor instead.
+func (*HoldRequested) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HoldRequested) GetSourceAccountId() string {
+	if x != nil {
+		return x.SourceAccountId
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetDestinationAccountId() string {
+	if x != nil && x.DestinationAccountId != nil {
+		return *x.DestinationAccountId
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetReference() string {
+	if x != nil && x.Reference != nil {
+		return *x.Reference
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *HoldRequested) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetExpiresAt() string {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return ""
+}
+
+func (x *HoldRequested) GetDefaultExpiry() bool {
+	if x != nil && x.DefaultExpiry != nil {
+		return *x.DefaultExpiry
+	}
+	return false
+}
+
+// HoldPlaced: the amount is reserved; the hold is active.
+type HoldPlaced struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that placed it.
+	SagaId        string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldPlaced) Reset() {
+	*x = HoldPlaced{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldPlaced) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldPlaced) ProtoMessage() {}
+
+func (x *HoldPlaced) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldPlaced.ProtoReflect.Descriptor instead.
+func (*HoldPlaced) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HoldPlaced) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+// HoldFailed: a hold was refused; nothing is reserved.
+type HoldFailed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// A reason of billing.error.v1.
+	ErrorReason string `protobuf:"bytes,2,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// The sentence for people.
+	ErrorMessage  string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldFailed) Reset() {
+	*x = HoldFailed{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldFailed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldFailed) ProtoMessage() {}
+
+func (x *HoldFailed) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldFailed.ProtoReflect.Descriptor instead.
+func (*HoldFailed) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *HoldFailed) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *HoldFailed) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *HoldFailed) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+// HoldCaptureReserved: a capture was requested and takes its part of the hold. It commits with PaymentRequested.
+type HoldCaptureReserved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the payment that captures.
+	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldCaptureReserved) Reset() {
+	*x = HoldCaptureReserved{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldCaptureReserved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldCaptureReserved) ProtoMessage() {}
+
+func (x *HoldCaptureReserved) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldCaptureReserved.ProtoReflect.Descriptor instead.
+func (*HoldCaptureReserved) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *HoldCaptureReserved) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *HoldCaptureReserved) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// HoldCaptured: a capture has been paid. It commits with PaymentCompleted.
+type HoldCaptured struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the payment that captured.
+	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldCaptured) Reset() {
+	*x = HoldCaptured{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldCaptured) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldCaptured) ProtoMessage() {}
+
+func (x *HoldCaptured) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldCaptured.ProtoReflect.Descriptor instead.
+func (*HoldCaptured) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *HoldCaptured) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *HoldCaptured) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// HoldCaptureCancelled: a capture was not paid; its part is held as before. It commits with the payment's end.
+type HoldCaptureCancelled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the payment that would have captured.
+	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Decimal at the currency's scale.
+	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldCaptureCancelled) Reset() {
+	*x = HoldCaptureCancelled{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldCaptureCancelled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldCaptureCancelled) ProtoMessage() {}
+
+func (x *HoldCaptureCancelled) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldCaptureCancelled.ProtoReflect.Descriptor instead.
+func (*HoldCaptureCancelled) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *HoldCaptureCancelled) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *HoldCaptureCancelled) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+// HoldReleaseStarted: what is left of the hold is being given back. It commits with ReleaseRequested.
+type HoldReleaseStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the release.
+	ReleaseId string `protobuf:"bytes,1,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	// void or expiry.
+	Cause         string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldReleaseStarted) Reset() {
+	*x = HoldReleaseStarted{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldReleaseStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldReleaseStarted) ProtoMessage() {}
+
+func (x *HoldReleaseStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldReleaseStarted.ProtoReflect.Descriptor instead.
+func (*HoldReleaseStarted) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *HoldReleaseStarted) GetReleaseId() string {
+	if x != nil {
+		return x.ReleaseId
+	}
+	return ""
+}
+
+func (x *HoldReleaseStarted) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+// HoldReleased: what was left of the hold has been given back. It commits with ReleaseCompleted.
+type HoldReleased struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the release.
+	ReleaseId     string `protobuf:"bytes,1,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldReleased) Reset() {
+	*x = HoldReleased{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldReleased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldReleased) ProtoMessage() {}
+
+func (x *HoldReleased) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldReleased.ProtoReflect.Descriptor instead.
+func (*HoldReleased) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *HoldReleased) GetReleaseId() string {
+	if x != nil {
+		return x.ReleaseId
+	}
+	return ""
+}
+
+// ReleaseRequested: what is left of a hold is to be given back; it starts the saga.
+type ReleaseRequested struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Account that the amount is reserved on.
+	SourceAccountId string `protobuf:"bytes,1,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
+	// What is left: decimal at the currency's scale.
+	Amount string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code.
+	Currency string `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	// The hold.
+	HoldId string `protobuf:"bytes,4,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
+	// void or expiry.
+	Cause string `protobuf:"bytes,5,opt,name=cause,proto3" json:"cause,omitempty"`
+	// Why, as the caller said.
+	Reason        *string `protobuf:"bytes,6,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequested) Reset() {
+	*x = ReleaseRequested{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequested) ProtoMessage() {}
+
+func (x *ReleaseRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequested.ProtoReflect.Descriptor instead.
+func (*ReleaseRequested) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReleaseRequested) GetSourceAccountId() string {
+	if x != nil {
+		return x.SourceAccountId
+	}
+	return ""
+}
+
+func (x *ReleaseRequested) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *ReleaseRequested) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *ReleaseRequested) GetHoldId() string {
+	if x != nil {
+		return x.HoldId
+	}
+	return ""
+}
+
+func (x *ReleaseRequested) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *ReleaseRequested) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+// ReleaseCompleted: what was left of a hold has been given back.
+type ReleaseCompleted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Saga that ended it.
+	SagaId        string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseCompleted) Reset() {
+	*x = ReleaseCompleted{}
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseCompleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseCompleted) ProtoMessage() {}
+
+func (x *ReleaseCompleted) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_event_v1_transaction_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseCompleted.ProtoReflect.Descriptor instead.
+func (*ReleaseCompleted) Descriptor() ([]byte, []int) {
+	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReleaseCompleted) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
 var File_billing_event_v1_transaction_proto protoreflect.FileDescriptor
 
 const file_billing_event_v1_transaction_proto_rawDesc = "" +
@@ -908,7 +2297,120 @@ const file_billing_event_v1_transaction_proto_rawDesc = "" +
 	"\x13TransferCompensated\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
 	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
-	"\rerror_message\x18\x03 \x01(\tR\ferrorMessageB;Z9example.com/billing/proto/gen/go/billing/event/v1;eventv1b\x06proto3"
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"\x86\x03\n" +
+	"\x10PaymentRequested\x12*\n" +
+	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x124\n" +
+	"\x16destination_account_id\x18\x02 \x01(\tR\x14destinationAccountId\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12!\n" +
+	"\treference\x18\x05 \x01(\tH\x00R\treference\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\x06 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12'\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
+	"\ahold_id\x18\b \x01(\tH\x01R\x06holdId\x88\x01\x01\x12\x19\n" +
+	"\x05whole\x18\t \x01(\bH\x02R\x05whole\x88\x01\x01B\f\n" +
+	"\n" +
+	"_referenceB\n" +
+	"\n" +
+	"\b_hold_idB\b\n" +
+	"\x06_whole\"+\n" +
+	"\x10PaymentCompleted\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\"p\n" +
+	"\rPaymentFailed\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
+	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"u\n" +
+	"\x12PaymentCompensated\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
+	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"L\n" +
+	"\x15PaymentRefundReserved\x12\x1b\n" +
+	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"F\n" +
+	"\x0fPaymentRefunded\x12\x1b\n" +
+	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"M\n" +
+	"\x16PaymentRefundCancelled\x12\x1b\n" +
+	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"\xa2\x03\n" +
+	"\x0fRefundRequested\x12*\n" +
+	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x124\n" +
+	"\x16destination_account_id\x18\x02 \x01(\tR\x14destinationAccountId\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12!\n" +
+	"\treference\x18\x05 \x01(\tH\x00R\treference\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\x06 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12'\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\b \x01(\tR\tpaymentId\x12\x19\n" +
+	"\x05whole\x18\t \x01(\bH\x01R\x05whole\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tH\x02R\x06reason\x88\x01\x01B\f\n" +
+	"\n" +
+	"_referenceB\b\n" +
+	"\x06_wholeB\t\n" +
+	"\a_reason\"*\n" +
+	"\x0fRefundCompleted\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\"o\n" +
+	"\fRefundFailed\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
+	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"t\n" +
+	"\x11RefundCompensated\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
+	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"\xb2\x03\n" +
+	"\rHoldRequested\x12*\n" +
+	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x129\n" +
+	"\x16destination_account_id\x18\x02 \x01(\tH\x00R\x14destinationAccountId\x88\x01\x01\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12!\n" +
+	"\treference\x18\x05 \x01(\tH\x01R\treference\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\x06 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12'\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\b \x01(\tR\texpiresAt\x12*\n" +
+	"\x0edefault_expiry\x18\t \x01(\bH\x02R\rdefaultExpiry\x88\x01\x01B\x19\n" +
+	"\x17_destination_account_idB\f\n" +
+	"\n" +
+	"_referenceB\x11\n" +
+	"\x0f_default_expiry\"%\n" +
+	"\n" +
+	"HoldPlaced\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\"m\n" +
+	"\n" +
+	"HoldFailed\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
+	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"L\n" +
+	"\x13HoldCaptureReserved\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"E\n" +
+	"\fHoldCaptured\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"M\n" +
+	"\x14HoldCaptureCancelled\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"I\n" +
+	"\x12HoldReleaseStarted\x12\x1d\n" +
+	"\n" +
+	"release_id\x18\x01 \x01(\tR\treleaseId\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\"-\n" +
+	"\fHoldReleased\x12\x1d\n" +
+	"\n" +
+	"release_id\x18\x01 \x01(\tR\treleaseId\"\xc9\x01\n" +
+	"\x10ReleaseRequested\x12*\n" +
+	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x17\n" +
+	"\ahold_id\x18\x04 \x01(\tR\x06holdId\x12\x14\n" +
+	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1b\n" +
+	"\x06reason\x18\x06 \x01(\tH\x00R\x06reason\x88\x01\x01B\t\n" +
+	"\a_reason\"+\n" +
+	"\x10ReleaseCompleted\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaIdB;Z9example.com/billing/proto/gen/go/billing/event/v1;eventv1b\x06proto3"
 
 var (
 	file_billing_event_v1_transaction_proto_rawDescOnce sync.Once
@@ -922,31 +2424,55 @@ func file_billing_event_v1_transaction_proto_rawDescGZIP() []byte {
 	return file_billing_event_v1_transaction_proto_rawDescData
 }
 
-var file_billing_event_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_billing_event_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_billing_event_v1_transaction_proto_goTypes = []any{
-	(*TopupRequested)(nil),        // 0: billing.event.v1.TopupRequested
-	(*TopupCompleted)(nil),        // 1: billing.event.v1.TopupCompleted
-	(*TopupFailed)(nil),           // 2: billing.event.v1.TopupFailed
-	(*TopupCompensated)(nil),      // 3: billing.event.v1.TopupCompensated
-	(*WithdrawalRequested)(nil),   // 4: billing.event.v1.WithdrawalRequested
-	(*WithdrawalCompleted)(nil),   // 5: billing.event.v1.WithdrawalCompleted
-	(*WithdrawalFailed)(nil),      // 6: billing.event.v1.WithdrawalFailed
-	(*WithdrawalCompensated)(nil), // 7: billing.event.v1.WithdrawalCompensated
-	(*TransferRequested)(nil),     // 8: billing.event.v1.TransferRequested
-	(*TransferCompleted)(nil),     // 9: billing.event.v1.TransferCompleted
-	(*TransferFailed)(nil),        // 10: billing.event.v1.TransferFailed
-	(*TransferCompensated)(nil),   // 11: billing.event.v1.TransferCompensated
-	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
+	(*TopupRequested)(nil),         // 0: billing.event.v1.TopupRequested
+	(*TopupCompleted)(nil),         // 1: billing.event.v1.TopupCompleted
+	(*TopupFailed)(nil),            // 2: billing.event.v1.TopupFailed
+	(*TopupCompensated)(nil),       // 3: billing.event.v1.TopupCompensated
+	(*WithdrawalRequested)(nil),    // 4: billing.event.v1.WithdrawalRequested
+	(*WithdrawalCompleted)(nil),    // 5: billing.event.v1.WithdrawalCompleted
+	(*WithdrawalFailed)(nil),       // 6: billing.event.v1.WithdrawalFailed
+	(*WithdrawalCompensated)(nil),  // 7: billing.event.v1.WithdrawalCompensated
+	(*TransferRequested)(nil),      // 8: billing.event.v1.TransferRequested
+	(*TransferCompleted)(nil),      // 9: billing.event.v1.TransferCompleted
+	(*TransferFailed)(nil),         // 10: billing.event.v1.TransferFailed
+	(*TransferCompensated)(nil),    // 11: billing.event.v1.TransferCompensated
+	(*PaymentRequested)(nil),       // 12: billing.event.v1.PaymentRequested
+	(*PaymentCompleted)(nil),       // 13: billing.event.v1.PaymentCompleted
+	(*PaymentFailed)(nil),          // 14: billing.event.v1.PaymentFailed
+	(*PaymentCompensated)(nil),     // 15: billing.event.v1.PaymentCompensated
+	(*PaymentRefundReserved)(nil),  // 16: billing.event.v1.PaymentRefundReserved
+	(*PaymentRefunded)(nil),        // 17: billing.event.v1.PaymentRefunded
+	(*PaymentRefundCancelled)(nil), // 18: billing.event.v1.PaymentRefundCancelled
+	(*RefundRequested)(nil),        // 19: billing.event.v1.RefundRequested
+	(*RefundCompleted)(nil),        // 20: billing.event.v1.RefundCompleted
+	(*RefundFailed)(nil),           // 21: billing.event.v1.RefundFailed
+	(*RefundCompensated)(nil),      // 22: billing.event.v1.RefundCompensated
+	(*HoldRequested)(nil),          // 23: billing.event.v1.HoldRequested
+	(*HoldPlaced)(nil),             // 24: billing.event.v1.HoldPlaced
+	(*HoldFailed)(nil),             // 25: billing.event.v1.HoldFailed
+	(*HoldCaptureReserved)(nil),    // 26: billing.event.v1.HoldCaptureReserved
+	(*HoldCaptured)(nil),           // 27: billing.event.v1.HoldCaptured
+	(*HoldCaptureCancelled)(nil),   // 28: billing.event.v1.HoldCaptureCancelled
+	(*HoldReleaseStarted)(nil),     // 29: billing.event.v1.HoldReleaseStarted
+	(*HoldReleased)(nil),           // 30: billing.event.v1.HoldReleased
+	(*ReleaseRequested)(nil),       // 31: billing.event.v1.ReleaseRequested
+	(*ReleaseCompleted)(nil),       // 32: billing.event.v1.ReleaseCompleted
+	(*structpb.Struct)(nil),        // 33: google.protobuf.Struct
 }
 var file_billing_event_v1_transaction_proto_depIdxs = []int32{
-	12, // 0: billing.event.v1.TopupRequested.metadata:type_name -> google.protobuf.Struct
-	12, // 1: billing.event.v1.WithdrawalRequested.metadata:type_name -> google.protobuf.Struct
-	12, // 2: billing.event.v1.TransferRequested.metadata:type_name -> google.protobuf.Struct
-	3,  // [3:3] is the sub-list for method output_type
-	3,  // [3:3] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	33, // 0: billing.event.v1.TopupRequested.metadata:type_name -> google.protobuf.Struct
+	33, // 1: billing.event.v1.WithdrawalRequested.metadata:type_name -> google.protobuf.Struct
+	33, // 2: billing.event.v1.TransferRequested.metadata:type_name -> google.protobuf.Struct
+	33, // 3: billing.event.v1.PaymentRequested.metadata:type_name -> google.protobuf.Struct
+	33, // 4: billing.event.v1.RefundRequested.metadata:type_name -> google.protobuf.Struct
+	33, // 5: billing.event.v1.HoldRequested.metadata:type_name -> google.protobuf.Struct
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_billing_event_v1_transaction_proto_init() }
@@ -957,13 +2483,17 @@ func file_billing_event_v1_transaction_proto_init() {
 	file_billing_event_v1_transaction_proto_msgTypes[0].OneofWrappers = []any{}
 	file_billing_event_v1_transaction_proto_msgTypes[4].OneofWrappers = []any{}
 	file_billing_event_v1_transaction_proto_msgTypes[8].OneofWrappers = []any{}
+	file_billing_event_v1_transaction_proto_msgTypes[12].OneofWrappers = []any{}
+	file_billing_event_v1_transaction_proto_msgTypes[19].OneofWrappers = []any{}
+	file_billing_event_v1_transaction_proto_msgTypes[23].OneofWrappers = []any{}
+	file_billing_event_v1_transaction_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_event_v1_transaction_proto_rawDesc), len(file_billing_event_v1_transaction_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

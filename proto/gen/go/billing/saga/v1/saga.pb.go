@@ -28,7 +28,7 @@ type Saga struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID; the transaction's id.
 	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
-	// topup, withdrawal or transfer.
+	// topup, withdrawal, transfer, payment, refund, hold or release.
 	SagaType string `protobuf:"bytes,2,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
 	// in_progress, completed, compensating, compensated, failed or needs_attention.
 	Status string `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
@@ -544,6 +544,207 @@ func (x *EnsureSagaResponse) GetStarted() int32 {
 	return 0
 }
 
+// WatchSagaRequest says what to watch from where.
+type WatchSagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// Only entries behind this id; from the first when absent. Over REST the Last-Event-ID header, where sent, wins.
+	After         *int32 `protobuf:"varint,2,opt,name=after,proto3,oneof" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSagaRequest) Reset() {
+	*x = WatchSagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSagaRequest) ProtoMessage() {}
+
+func (x *WatchSagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSagaRequest.ProtoReflect.Descriptor instead.
+func (*WatchSagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchSagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *WatchSagaRequest) GetAfter() int32 {
+	if x != nil && x.After != nil {
+		return *x.After
+	}
+	return 0
+}
+
+// WatchSagaResponse is one entry. Over REST it is a server-sent event.
+type WatchSagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry.
+	Entry         *SagaEntry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSagaResponse) Reset() {
+	*x = WatchSagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSagaResponse) ProtoMessage() {}
+
+func (x *WatchSagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSagaResponse.ProtoReflect.Descriptor instead.
+func (*WatchSagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchSagaResponse) GetEntry() *SagaEntry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+// SagaEntry is one thing that happened to a saga.
+type SagaEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 for the first entry of a saga, and so on.
+	Id int32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// started, step_completed, refused, compensation_completed, completed, compensated, failed or needs_attention.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// The step or compensation; absent where it is none's.
+	Step *string `protobuf:"bytes,3,opt,name=step,proto3,oneof" json:"step,omitempty"`
+	// What the step or compensation answered; absent where it answered nothing.
+	Result *structpb.Struct `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	// Refused, needs_attention: a reason of billing.error.v1.
+	ErrorReason *string `protobuf:"bytes,5,opt,name=error_reason,json=errorReason,proto3,oneof" json:"error_reason,omitempty"`
+	// Refused, needs_attention: the sentence for people.
+	ErrorMessage *string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3,oneof" json:"error_message,omitempty"`
+	// When.
+	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SagaEntry) Reset() {
+	*x = SagaEntry{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SagaEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SagaEntry) ProtoMessage() {}
+
+func (x *SagaEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SagaEntry.ProtoReflect.Descriptor instead.
+func (*SagaEntry) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SagaEntry) GetId() int32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SagaEntry) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetStep() string {
+	if x != nil && x.Step != nil {
+		return *x.Step
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetResult() *structpb.Struct {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *SagaEntry) GetErrorReason() string {
+	if x != nil && x.ErrorReason != nil {
+		return *x.ErrorReason
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetErrorMessage() string {
+	if x != nil && x.ErrorMessage != nil {
+		return *x.ErrorMessage
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Timestamp
+	}
+	return nil
+}
+
 var File_billing_saga_v1_saga_proto protoreflect.FileDescriptor
 
 const file_billing_saga_v1_saga_proto_rawDesc = "" +
@@ -591,10 +792,28 @@ const file_billing_saga_v1_saga_proto_rawDesc = "" +
 	"\x11EnsureSagaRequest\x12\x16\n" +
 	"\x06events\x18\x01 \x03(\fR\x06events\".\n" +
 	"\x12EnsureSagaResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\x05R\astarted2\xaf\x01\n" +
+	"\astarted\x18\x01 \x01(\x05R\astarted\"P\n" +
+	"\x10WatchSagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x19\n" +
+	"\x05after\x18\x02 \x01(\x05H\x00R\x05after\x88\x01\x01B\b\n" +
+	"\x06_after\"E\n" +
+	"\x11WatchSagaResponse\x120\n" +
+	"\x05entry\x18\x01 \x01(\v2\x1a.billing.saga.v1.SagaEntryR\x05entry\"\xb1\x02\n" +
+	"\tSagaEntry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x17\n" +
+	"\x04step\x18\x03 \x01(\tH\x00R\x04step\x88\x01\x01\x12/\n" +
+	"\x06result\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x06result\x12&\n" +
+	"\ferror_reason\x18\x05 \x01(\tH\x01R\verrorReason\x88\x01\x01\x12(\n" +
+	"\rerror_message\x18\x06 \x01(\tH\x02R\ferrorMessage\x88\x01\x01\x128\n" +
+	"\ttimestamp\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ttimestampB\a\n" +
+	"\x05_stepB\x0f\n" +
+	"\r_error_reasonB\x10\n" +
+	"\x0e_error_message2\x85\x02\n" +
 	"\vSagaService\x12L\n" +
 	"\aGetSaga\x12\x1f.billing.saga.v1.GetSagaRequest\x1a .billing.saga.v1.GetSagaResponse\x12R\n" +
-	"\tListSagas\x12!.billing.saga.v1.ListSagasRequest\x1a\".billing.saga.v1.ListSagasResponse2k\n" +
+	"\tListSagas\x12!.billing.saga.v1.ListSagasRequest\x1a\".billing.saga.v1.ListSagasResponse\x12T\n" +
+	"\tWatchSaga\x12!.billing.saga.v1.WatchSagaRequest\x1a\".billing.saga.v1.WatchSagaResponse0\x012k\n" +
 	"\x12SagaTriggerService\x12U\n" +
 	"\n" +
 	"EnsureSaga\x12\".billing.saga.v1.EnsureSagaRequest\x1a#.billing.saga.v1.EnsureSagaResponseB9Z7example.com/billing/proto/gen/go/billing/saga/v1;sagav1b\x06proto3"
@@ -611,7 +830,7 @@ func file_billing_saga_v1_saga_proto_rawDescGZIP() []byte {
 	return file_billing_saga_v1_saga_proto_rawDescData
 }
 
-var file_billing_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_billing_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_billing_saga_v1_saga_proto_goTypes = []any{
 	(*Saga)(nil),                  // 0: billing.saga.v1.Saga
 	(*CompensationAction)(nil),    // 1: billing.saga.v1.CompensationAction
@@ -621,31 +840,39 @@ var file_billing_saga_v1_saga_proto_goTypes = []any{
 	(*ListSagasResponse)(nil),     // 5: billing.saga.v1.ListSagasResponse
 	(*EnsureSagaRequest)(nil),     // 6: billing.saga.v1.EnsureSagaRequest
 	(*EnsureSagaResponse)(nil),    // 7: billing.saga.v1.EnsureSagaResponse
-	nil,                           // 8: billing.saga.v1.Saga.ResultsEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 10: google.protobuf.Struct
+	(*WatchSagaRequest)(nil),      // 8: billing.saga.v1.WatchSagaRequest
+	(*WatchSagaResponse)(nil),     // 9: billing.saga.v1.WatchSagaResponse
+	(*SagaEntry)(nil),             // 10: billing.saga.v1.SagaEntry
+	nil,                           // 11: billing.saga.v1.Saga.ResultsEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 13: google.protobuf.Struct
 }
 var file_billing_saga_v1_saga_proto_depIdxs = []int32{
-	8,  // 0: billing.saga.v1.Saga.results:type_name -> billing.saga.v1.Saga.ResultsEntry
+	11, // 0: billing.saga.v1.Saga.results:type_name -> billing.saga.v1.Saga.ResultsEntry
 	1,  // 1: billing.saga.v1.Saga.compensation_actions:type_name -> billing.saga.v1.CompensationAction
-	9,  // 2: billing.saga.v1.Saga.created_at:type_name -> google.protobuf.Timestamp
-	9,  // 3: billing.saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
-	10, // 4: billing.saga.v1.CompensationAction.result:type_name -> google.protobuf.Struct
-	9,  // 5: billing.saga.v1.CompensationAction.timestamp:type_name -> google.protobuf.Timestamp
+	12, // 2: billing.saga.v1.Saga.created_at:type_name -> google.protobuf.Timestamp
+	12, // 3: billing.saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
+	13, // 4: billing.saga.v1.CompensationAction.result:type_name -> google.protobuf.Struct
+	12, // 5: billing.saga.v1.CompensationAction.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 6: billing.saga.v1.GetSagaResponse.saga:type_name -> billing.saga.v1.Saga
 	0,  // 7: billing.saga.v1.ListSagasResponse.sagas:type_name -> billing.saga.v1.Saga
-	10, // 8: billing.saga.v1.Saga.ResultsEntry.value:type_name -> google.protobuf.Struct
-	2,  // 9: billing.saga.v1.SagaService.GetSaga:input_type -> billing.saga.v1.GetSagaRequest
-	4,  // 10: billing.saga.v1.SagaService.ListSagas:input_type -> billing.saga.v1.ListSagasRequest
-	6,  // 11: billing.saga.v1.SagaTriggerService.EnsureSaga:input_type -> billing.saga.v1.EnsureSagaRequest
-	3,  // 12: billing.saga.v1.SagaService.GetSaga:output_type -> billing.saga.v1.GetSagaResponse
-	5,  // 13: billing.saga.v1.SagaService.ListSagas:output_type -> billing.saga.v1.ListSagasResponse
-	7,  // 14: billing.saga.v1.SagaTriggerService.EnsureSaga:output_type -> billing.saga.v1.EnsureSagaResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	10, // 8: billing.saga.v1.WatchSagaResponse.entry:type_name -> billing.saga.v1.SagaEntry
+	13, // 9: billing.saga.v1.SagaEntry.result:type_name -> google.protobuf.Struct
+	12, // 10: billing.saga.v1.SagaEntry.timestamp:type_name -> google.protobuf.Timestamp
+	13, // 11: billing.saga.v1.Saga.ResultsEntry.value:type_name -> google.protobuf.Struct
+	2,  // 12: billing.saga.v1.SagaService.GetSaga:input_type -> billing.saga.v1.GetSagaRequest
+	4,  // 13: billing.saga.v1.SagaService.ListSagas:input_type -> billing.saga.v1.ListSagasRequest
+	8,  // 14: billing.saga.v1.SagaService.WatchSaga:input_type -> billing.saga.v1.WatchSagaRequest
+	6,  // 15: billing.saga.v1.SagaTriggerService.EnsureSaga:input_type -> billing.saga.v1.EnsureSagaRequest
+	3,  // 16: billing.saga.v1.SagaService.GetSaga:output_type -> billing.saga.v1.GetSagaResponse
+	5,  // 17: billing.saga.v1.SagaService.ListSagas:output_type -> billing.saga.v1.ListSagasResponse
+	9,  // 18: billing.saga.v1.SagaService.WatchSaga:output_type -> billing.saga.v1.WatchSagaResponse
+	7,  // 19: billing.saga.v1.SagaTriggerService.EnsureSaga:output_type -> billing.saga.v1.EnsureSagaResponse
+	16, // [16:20] is the sub-list for method output_type
+	12, // [12:16] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_billing_saga_v1_saga_proto_init() }
@@ -654,13 +881,15 @@ func file_billing_saga_v1_saga_proto_init() {
 		return
 	}
 	file_billing_saga_v1_saga_proto_msgTypes[0].OneofWrappers = []any{}
+	file_billing_saga_v1_saga_proto_msgTypes[8].OneofWrappers = []any{}
+	file_billing_saga_v1_saga_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_saga_v1_saga_proto_rawDesc), len(file_billing_saga_v1_saga_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -109,6 +109,43 @@ func local_request_SagaService_ListSagas_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
+var filter_SagaService_WatchSaga_0 = &utilities.DoubleArray{Encoding: map[string]int{"saga_id": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
+
+func request_SagaService_WatchSaga_0(ctx context.Context, marshaler runtime.Marshaler, client SagaServiceClient, req *http.Request, pathParams map[string]string) (SagaService_WatchSagaClient, runtime.ServerMetadata, error) {
+	var (
+		protoReq WatchSagaRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["saga_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "saga_id")
+	}
+	protoReq.SagaId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "saga_id", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_SagaService_WatchSaga_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	stream, err := client.WatchSaga(ctx, &protoReq)
+	if err != nil {
+		return nil, metadata, err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return nil, metadata, err
+	}
+	metadata.HeaderMD = header
+	return stream, metadata, nil
+}
+
 // RegisterSagaServiceHandlerServer registers the http handlers for service SagaService to "mux".
 // UnaryRPC     :call SagaServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -154,6 +191,13 @@ func RegisterSagaServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux
 			return
 		}
 		forward_SagaService_ListSagas_0(annotatedContext, mux, outboundMarshaler, w, req, response_SagaService_ListSagas_0{resp.(*ListSagasResponse)}, mux.GetForwardResponseOptions()...)
+	})
+
+	mux.Handle(http.MethodGet, pattern_SagaService_WatchSaga_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
+		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+		return
 	})
 
 	return nil
@@ -229,6 +273,23 @@ func RegisterSagaServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux
 		}
 		forward_SagaService_ListSagas_0(annotatedContext, mux, outboundMarshaler, w, req, response_SagaService_ListSagas_0{resp.(*ListSagasResponse)}, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_SagaService_WatchSaga_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/billing.saga.v1.SagaService/WatchSaga", runtime.WithHTTPPathPattern("/api/v1/sagas/{saga_id}/watch"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_SagaService_WatchSaga_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_SagaService_WatchSaga_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
@@ -253,9 +314,11 @@ func (m response_SagaService_ListSagas_0) XXX_ResponseBody() interface{} {
 var (
 	pattern_SagaService_GetSaga_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"api", "v1", "sagas", "saga_id"}, ""))
 	pattern_SagaService_ListSagas_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v1", "sagas"}, ""))
+	pattern_SagaService_WatchSaga_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"api", "v1", "sagas", "saga_id", "watch"}, ""))
 )
 
 var (
 	forward_SagaService_GetSaga_0   = runtime.ForwardResponseMessage
 	forward_SagaService_ListSagas_0 = runtime.ForwardResponseMessage
+	forward_SagaService_WatchSaga_0 = runtime.ForwardResponseStream
 )

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SagaService_GetSaga_FullMethodName   = "/billing.saga.v1.SagaService/GetSaga"
 	SagaService_ListSagas_FullMethodName = "/billing.saga.v1.SagaService/ListSagas"
+	SagaService_WatchSaga_FullMethodName = "/billing.saga.v1.SagaService/WatchSaga"
 )
 
 // SagaServiceClient is the client API for SagaService service.
@@ -33,6 +34,9 @@ type SagaServiceClient interface {
 	GetSaga(ctx context.Context, in *GetSagaRequest, opts ...grpc.CallOption) (*GetSagaResponse, error)
 	// ListSagas lists sagas, newest first.
 	ListSagas(ctx context.Context, in *ListSagasRequest, opts ...grpc.CallOption) (*ListSagasResponse, error)
+	// WatchSaga sends everything that happened to a saga behind an entry's id, in order, and goes on as more happens, until the
+	// saga has ended. Resume with the id of the last entry received: nothing is missed, nothing comes twice.
+	WatchSaga(ctx context.Context, in *WatchSagaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSagaResponse], error)
 }
 
 type sagaServiceClient struct {
@@ -63,6 +67,25 @@ func (c *sagaServiceClient) ListSagas(ctx context.Context, in *ListSagasRequest,
 	return out, nil
 }
 
+func (c *sagaServiceClient) WatchSaga(ctx context.Context, in *WatchSagaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSagaResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SagaService_ServiceDesc.Streams[0], SagaService_WatchSaga_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSagaRequest, WatchSagaResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SagaService_WatchSagaClient = grpc.ServerStreamingClient[WatchSagaResponse]
+
 // SagaServiceServer is the server API for SagaService service.
 // All implementations must embed UnimplementedSagaServiceServer
 // for forward compatibility.
@@ -73,6 +96,9 @@ type SagaServiceServer interface {
 	GetSaga(context.Context, *GetSagaRequest) (*GetSagaResponse, error)
 	// ListSagas lists sagas, newest first.
 	ListSagas(context.Context, *ListSagasRequest) (*ListSagasResponse, error)
+	// WatchSaga sends everything that happened to a saga behind an entry's id, in order, and goes on as more happens, until the
+	// saga has ended. Resume with the id of the last entry received: nothing is missed, nothing comes twice.
+	WatchSaga(*WatchSagaRequest, grpc.ServerStreamingServer[WatchSagaResponse]) error
 	mustEmbedUnimplementedSagaServiceServer()
 }
 
@@ -88,6 +114,9 @@ func (UnimplementedSagaServiceServer) GetSaga(context.Context, *GetSagaRequest) 
 }
 func (UnimplementedSagaServiceServer) ListSagas(context.Context, *ListSagasRequest) (*ListSagasResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSagas not implemented")
+}
+func (UnimplementedSagaServiceServer) WatchSaga(*WatchSagaRequest, grpc.ServerStreamingServer[WatchSagaResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSaga not implemented")
 }
 func (UnimplementedSagaServiceServer) mustEmbedUnimplementedSagaServiceServer() {}
 func (UnimplementedSagaServiceServer) testEmbeddedByValue()                     {}
@@ -146,6 +175,17 @@ func _SagaService_ListSagas_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SagaService_WatchSaga_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSagaRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SagaServiceServer).WatchSaga(m, &grpc.GenericServerStream[WatchSagaRequest, WatchSagaResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SagaService_WatchSagaServer = grpc.ServerStreamingServer[WatchSagaResponse]
+
 // SagaService_ServiceDesc is the grpc.ServiceDesc for SagaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,7 +202,13 @@ var SagaService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SagaService_ListSagas_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchSaga",
+			Handler:       _SagaService_WatchSaga_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "billing/saga/v1/saga.proto",
 }
 

@@ -98,7 +98,9 @@ type Settlement struct {
 	// Tenant of the transaction.
 	TenantId string `protobuf:"bytes,8,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Who asked for the transaction.
-	Actor         string `protobuf:"bytes,9,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,9,opt,name=actor,proto3" json:"actor,omitempty"`
+	// UUID of the payment or hold that reserved for it: of a refund, a capture or a release; else empty.
+	ReservedOn    string `protobuf:"bytes,10,opt,name=reserved_on,json=reservedOn,proto3" json:"reserved_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +194,13 @@ func (x *Settlement) GetTenantId() string {
 func (x *Settlement) GetActor() string {
 	if x != nil {
 		return x.Actor
+	}
+	return ""
+}
+
+func (x *Settlement) GetReservedOn() string {
+	if x != nil {
+		return x.ReservedOn
 	}
 	return ""
 }
@@ -361,11 +370,195 @@ func (x *SettleResponse) GetResults() []*SettlementResult {
 	return nil
 }
 
+// ListOpenTransactionsRequest names an account.
+type ListOpenTransactionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	AccountId     string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOpenTransactionsRequest) Reset() {
+	*x = ListOpenTransactionsRequest{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenTransactionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenTransactionsRequest) ProtoMessage() {}
+
+func (x *ListOpenTransactionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenTransactionsRequest.ProtoReflect.Descriptor instead.
+func (*ListOpenTransactionsRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListOpenTransactionsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// ListOpenTransactionsResponse lists transactions.
+type ListOpenTransactionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs.
+	TransactionIds []string `protobuf:"bytes,1,rep,name=transaction_ids,json=transactionIds,proto3" json:"transaction_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ListOpenTransactionsResponse) Reset() {
+	*x = ListOpenTransactionsResponse{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenTransactionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenTransactionsResponse) ProtoMessage() {}
+
+func (x *ListOpenTransactionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenTransactionsResponse.ProtoReflect.Descriptor instead.
+func (*ListOpenTransactionsResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListOpenTransactionsResponse) GetTransactionIds() []string {
+	if x != nil {
+		return x.TransactionIds
+	}
+	return nil
+}
+
+// FilterOpenTransactionsRequest names transactions.
+type FilterOpenTransactionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs, up to 1,000.
+	TransactionIds []string `protobuf:"bytes,1,rep,name=transaction_ids,json=transactionIds,proto3" json:"transaction_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FilterOpenTransactionsRequest) Reset() {
+	*x = FilterOpenTransactionsRequest{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterOpenTransactionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterOpenTransactionsRequest) ProtoMessage() {}
+
+func (x *FilterOpenTransactionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterOpenTransactionsRequest.ProtoReflect.Descriptor instead.
+func (*FilterOpenTransactionsRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FilterOpenTransactionsRequest) GetTransactionIds() []string {
+	if x != nil {
+		return x.TransactionIds
+	}
+	return nil
+}
+
+// FilterOpenTransactionsResponse lists those of them that have not ended.
+type FilterOpenTransactionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs.
+	TransactionIds []string `protobuf:"bytes,1,rep,name=transaction_ids,json=transactionIds,proto3" json:"transaction_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FilterOpenTransactionsResponse) Reset() {
+	*x = FilterOpenTransactionsResponse{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterOpenTransactionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterOpenTransactionsResponse) ProtoMessage() {}
+
+func (x *FilterOpenTransactionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterOpenTransactionsResponse.ProtoReflect.Descriptor instead.
+func (*FilterOpenTransactionsResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FilterOpenTransactionsResponse) GetTransactionIds() []string {
+	if x != nil {
+		return x.TransactionIds
+	}
+	return nil
+}
+
 var File_billing_transaction_v1_settlement_proto protoreflect.FileDescriptor
 
 const file_billing_transaction_v1_settlement_proto_rawDesc = "" +
 	"\n" +
-	"'billing/transaction/v1/settlement.proto\x12\x16billing.transaction.v1\"\xc2\x02\n" +
+	"'billing/transaction/v1/settlement.proto\x12\x16billing.transaction.v1\"\xe3\x02\n" +
 	"\n" +
 	"Settlement\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x12\n" +
@@ -376,7 +569,10 @@ const file_billing_transaction_v1_settlement_proto_rawDesc = "" +
 	"\x0ecorrelation_id\x18\x06 \x01(\tR\rcorrelationId\x12\x1b\n" +
 	"\tcaused_by\x18\a \x01(\tR\bcausedBy\x12\x1b\n" +
 	"\ttenant_id\x18\b \x01(\tR\btenantId\x12\x14\n" +
-	"\x05actor\x18\t \x01(\tR\x05actor\"U\n" +
+	"\x05actor\x18\t \x01(\tR\x05actor\x12\x1f\n" +
+	"\vreserved_on\x18\n" +
+	" \x01(\tR\n" +
+	"reservedOn\"U\n" +
 	"\rSettleRequest\x12D\n" +
 	"\vsettlements\x18\x01 \x03(\v2\".billing.transaction.v1.SettlementR\vsettlements\"\x8c\x01\n" +
 	"\x10SettlementResult\x12\x16\n" +
@@ -385,14 +581,25 @@ const file_billing_transaction_v1_settlement_proto_rawDesc = "" +
 	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x05R\aversion\"T\n" +
 	"\x0eSettleResponse\x12B\n" +
-	"\aresults\x18\x01 \x03(\v2(.billing.transaction.v1.SettlementResultR\aresults*\x89\x01\n" +
+	"\aresults\x18\x01 \x03(\v2(.billing.transaction.v1.SettlementResultR\aresults\"<\n" +
+	"\x1bListOpenTransactionsRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\"G\n" +
+	"\x1cListOpenTransactionsResponse\x12'\n" +
+	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds\"H\n" +
+	"\x1dFilterOpenTransactionsRequest\x12'\n" +
+	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds\"I\n" +
+	"\x1eFilterOpenTransactionsResponse\x12'\n" +
+	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds*\x89\x01\n" +
 	"\x0eSettlementKind\x12\x1f\n" +
 	"\x1bSETTLEMENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18SETTLEMENT_KIND_COMPLETE\x10\x01\x12\x18\n" +
 	"\x14SETTLEMENT_KIND_FAIL\x10\x02\x12\x1e\n" +
-	"\x1aSETTLEMENT_KIND_COMPENSATE\x10\x032l\n" +
+	"\x1aSETTLEMENT_KIND_COMPENSATE\x10\x032\xfa\x02\n" +
 	"\x11SettlementService\x12W\n" +
-	"\x06Settle\x12%.billing.transaction.v1.SettleRequest\x1a&.billing.transaction.v1.SettleResponseBGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
+	"\x06Settle\x12%.billing.transaction.v1.SettleRequest\x1a&.billing.transaction.v1.SettleResponse\x12\x81\x01\n" +
+	"\x14ListOpenTransactions\x123.billing.transaction.v1.ListOpenTransactionsRequest\x1a4.billing.transaction.v1.ListOpenTransactionsResponse\x12\x87\x01\n" +
+	"\x16FilterOpenTransactions\x125.billing.transaction.v1.FilterOpenTransactionsRequest\x1a6.billing.transaction.v1.FilterOpenTransactionsResponseBGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
 
 var (
 	file_billing_transaction_v1_settlement_proto_rawDescOnce sync.Once
@@ -407,22 +614,30 @@ func file_billing_transaction_v1_settlement_proto_rawDescGZIP() []byte {
 }
 
 var file_billing_transaction_v1_settlement_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_billing_transaction_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_billing_transaction_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_billing_transaction_v1_settlement_proto_goTypes = []any{
-	(SettlementKind)(0),      // 0: billing.transaction.v1.SettlementKind
-	(*Settlement)(nil),       // 1: billing.transaction.v1.Settlement
-	(*SettleRequest)(nil),    // 2: billing.transaction.v1.SettleRequest
-	(*SettlementResult)(nil), // 3: billing.transaction.v1.SettlementResult
-	(*SettleResponse)(nil),   // 4: billing.transaction.v1.SettleResponse
+	(SettlementKind)(0),                    // 0: billing.transaction.v1.SettlementKind
+	(*Settlement)(nil),                     // 1: billing.transaction.v1.Settlement
+	(*SettleRequest)(nil),                  // 2: billing.transaction.v1.SettleRequest
+	(*SettlementResult)(nil),               // 3: billing.transaction.v1.SettlementResult
+	(*SettleResponse)(nil),                 // 4: billing.transaction.v1.SettleResponse
+	(*ListOpenTransactionsRequest)(nil),    // 5: billing.transaction.v1.ListOpenTransactionsRequest
+	(*ListOpenTransactionsResponse)(nil),   // 6: billing.transaction.v1.ListOpenTransactionsResponse
+	(*FilterOpenTransactionsRequest)(nil),  // 7: billing.transaction.v1.FilterOpenTransactionsRequest
+	(*FilterOpenTransactionsResponse)(nil), // 8: billing.transaction.v1.FilterOpenTransactionsResponse
 }
 var file_billing_transaction_v1_settlement_proto_depIdxs = []int32{
 	0, // 0: billing.transaction.v1.Settlement.kind:type_name -> billing.transaction.v1.SettlementKind
 	1, // 1: billing.transaction.v1.SettleRequest.settlements:type_name -> billing.transaction.v1.Settlement
 	3, // 2: billing.transaction.v1.SettleResponse.results:type_name -> billing.transaction.v1.SettlementResult
 	2, // 3: billing.transaction.v1.SettlementService.Settle:input_type -> billing.transaction.v1.SettleRequest
-	4, // 4: billing.transaction.v1.SettlementService.Settle:output_type -> billing.transaction.v1.SettleResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
+	5, // 4: billing.transaction.v1.SettlementService.ListOpenTransactions:input_type -> billing.transaction.v1.ListOpenTransactionsRequest
+	7, // 5: billing.transaction.v1.SettlementService.FilterOpenTransactions:input_type -> billing.transaction.v1.FilterOpenTransactionsRequest
+	4, // 6: billing.transaction.v1.SettlementService.Settle:output_type -> billing.transaction.v1.SettleResponse
+	6, // 7: billing.transaction.v1.SettlementService.ListOpenTransactions:output_type -> billing.transaction.v1.ListOpenTransactionsResponse
+	8, // 8: billing.transaction.v1.SettlementService.FilterOpenTransactions:output_type -> billing.transaction.v1.FilterOpenTransactionsResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -439,7 +654,7 @@ func file_billing_transaction_v1_settlement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_transaction_v1_settlement_proto_rawDesc), len(file_billing_transaction_v1_settlement_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SettlementService_Settle_FullMethodName = "/billing.transaction.v1.SettlementService/Settle"
+	SettlementService_Settle_FullMethodName                 = "/billing.transaction.v1.SettlementService/Settle"
+	SettlementService_ListOpenTransactions_FullMethodName   = "/billing.transaction.v1.SettlementService/ListOpenTransactions"
+	SettlementService_FilterOpenTransactions_FullMethodName = "/billing.transaction.v1.SettlementService/FilterOpenTransactions"
 )
 
 // SettlementServiceClient is the client API for SettlementService service.
@@ -30,6 +32,10 @@ const (
 type SettlementServiceClient interface {
 	// Settle ends many transactions in one request. The first end written is final; every repeat gets it as its answer.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
+	// ListOpenTransactions lists transactions that have not ended and name an account, the first 100: never stale.
+	ListOpenTransactions(ctx context.Context, in *ListOpenTransactionsRequest, opts ...grpc.CallOption) (*ListOpenTransactionsResponse, error)
+	// FilterOpenTransactions says which of these transactions have not ended: never stale.
+	FilterOpenTransactions(ctx context.Context, in *FilterOpenTransactionsRequest, opts ...grpc.CallOption) (*FilterOpenTransactionsResponse, error)
 }
 
 type settlementServiceClient struct {
@@ -50,6 +56,26 @@ func (c *settlementServiceClient) Settle(ctx context.Context, in *SettleRequest,
 	return out, nil
 }
 
+func (c *settlementServiceClient) ListOpenTransactions(ctx context.Context, in *ListOpenTransactionsRequest, opts ...grpc.CallOption) (*ListOpenTransactionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOpenTransactionsResponse)
+	err := c.cc.Invoke(ctx, SettlementService_ListOpenTransactions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *settlementServiceClient) FilterOpenTransactions(ctx context.Context, in *FilterOpenTransactionsRequest, opts ...grpc.CallOption) (*FilterOpenTransactionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FilterOpenTransactionsResponse)
+	err := c.cc.Invoke(ctx, SettlementService_FilterOpenTransactions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SettlementServiceServer is the server API for SettlementService service.
 // All implementations must embed UnimplementedSettlementServiceServer
 // for forward compatibility.
@@ -58,6 +84,10 @@ func (c *settlementServiceClient) Settle(ctx context.Context, in *SettleRequest,
 type SettlementServiceServer interface {
 	// Settle ends many transactions in one request. The first end written is final; every repeat gets it as its answer.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
+	// ListOpenTransactions lists transactions that have not ended and name an account, the first 100: never stale.
+	ListOpenTransactions(context.Context, *ListOpenTransactionsRequest) (*ListOpenTransactionsResponse, error)
+	// FilterOpenTransactions says which of these transactions have not ended: never stale.
+	FilterOpenTransactions(context.Context, *FilterOpenTransactionsRequest) (*FilterOpenTransactionsResponse, error)
 	mustEmbedUnimplementedSettlementServiceServer()
 }
 
@@ -70,6 +100,12 @@ type UnimplementedSettlementServiceServer struct{}
 
 func (UnimplementedSettlementServiceServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
+}
+func (UnimplementedSettlementServiceServer) ListOpenTransactions(context.Context, *ListOpenTransactionsRequest) (*ListOpenTransactionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOpenTransactions not implemented")
+}
+func (UnimplementedSettlementServiceServer) FilterOpenTransactions(context.Context, *FilterOpenTransactionsRequest) (*FilterOpenTransactionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FilterOpenTransactions not implemented")
 }
 func (UnimplementedSettlementServiceServer) mustEmbedUnimplementedSettlementServiceServer() {}
 func (UnimplementedSettlementServiceServer) testEmbeddedByValue()                           {}
@@ -110,6 +146,42 @@ func _SettlementService_Settle_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SettlementService_ListOpenTransactions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOpenTransactionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SettlementServiceServer).ListOpenTransactions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SettlementService_ListOpenTransactions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SettlementServiceServer).ListOpenTransactions(ctx, req.(*ListOpenTransactionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SettlementService_FilterOpenTransactions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FilterOpenTransactionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SettlementServiceServer).FilterOpenTransactions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SettlementService_FilterOpenTransactions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SettlementServiceServer).FilterOpenTransactions(ctx, req.(*FilterOpenTransactionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SettlementService_ServiceDesc is the grpc.ServiceDesc for SettlementService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +192,14 @@ var SettlementService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Settle",
 			Handler:    _SettlementService_Settle_Handler,
+		},
+		{
+			MethodName: "ListOpenTransactions",
+			Handler:    _SettlementService_ListOpenTransactions_Handler,
+		},
+		{
+			MethodName: "FilterOpenTransactions",
+			Handler:    _SettlementService_FilterOpenTransactions_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -7,6 +7,7 @@
 package transactionv1
 
 import (
+	v1 "example.com/billing/proto/gen/go/billing/event/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -24,18 +25,18 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Transaction is one movement of money between two accounts.
+// Transaction is one thing that was asked of accounts: a movement of money, a hold, or the release of a hold.
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID, derived from tenant and idempotency key; also the saga's id.
 	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
-	// topup, withdrawal or transfer.
+	// topup, withdrawal, transfer, payment, refund, hold or release.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// pending, completed, failed (refused before any effect) or compensated (undone).
+	// pending, completed, failed (refused before any effect) or compensated (undone). A hold is completed when it is placed.
 	Status string `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
-	// Account debited.
+	// Account debited; of a hold or release, the account that the amount is reserved on.
 	SourceAccountId string `protobuf:"bytes,4,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
-	// Account credited.
+	// Account credited; empty for a release, and for a hold that names none.
 	DestinationAccountId string `protobuf:"bytes,5,opt,name=destination_account_id,json=destinationAccountId,proto3" json:"destination_account_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount string `protobuf:"bytes,6,opt,name=amount,proto3" json:"amount,omitempty"`
@@ -56,9 +57,19 @@ type Transaction struct {
 	// When it was accepted.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When its newest event occurred.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Of a refund: the payment that is refunded.
+	PaymentId *string `protobuf:"bytes,16,opt,name=payment_id,json=paymentId,proto3,oneof" json:"payment_id,omitempty"`
+	// Of a payment that captures, and of a release: the hold.
+	HoldId *string `protobuf:"bytes,17,opt,name=hold_id,json=holdId,proto3,oneof" json:"hold_id,omitempty"`
+	// Of a refund or release: why, as the caller said.
+	Reason *string `protobuf:"bytes,18,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	// Of a payment: what has been refunded of it.
+	RefundedAmount *string `protobuf:"bytes,19,opt,name=refunded_amount,json=refundedAmount,proto3,oneof" json:"refunded_amount,omitempty"`
+	// Of a payment: what refunds under way have reserved of it.
+	RefundingAmount *string `protobuf:"bytes,20,opt,name=refunding_amount,json=refundingAmount,proto3,oneof" json:"refunding_amount,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Transaction) Reset() {
@@ -194,6 +205,41 @@ func (x *Transaction) GetUpdatedAt() *timestamppb.Timestamp {
 		return x.UpdatedAt
 	}
 	return nil
+}
+
+func (x *Transaction) GetPaymentId() string {
+	if x != nil && x.PaymentId != nil {
+		return *x.PaymentId
+	}
+	return ""
+}
+
+func (x *Transaction) GetHoldId() string {
+	if x != nil && x.HoldId != nil {
+		return *x.HoldId
+	}
+	return ""
+}
+
+func (x *Transaction) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+func (x *Transaction) GetRefundedAmount() string {
+	if x != nil && x.RefundedAmount != nil {
+		return *x.RefundedAmount
+	}
+	return ""
+}
+
+func (x *Transaction) GetRefundingAmount() string {
+	if x != nil && x.RefundingAmount != nil {
+		return *x.RefundingAmount
+	}
+	return ""
 }
 
 // TopupRequest asks for a top-up.
@@ -661,6 +707,727 @@ func (x *TransferResponse) GetTransaction() *Transaction {
 	return nil
 }
 
+// PayRequest asks for a payment.
+type PayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required, up to 128 characters; may come as the Idempotency-Key header instead.
+	IdempotencyKey string `protobuf:"bytes,1,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// UUID of the customer's account: USER.
+	CustomerAccountId string `protobuf:"bytes,2,opt,name=customer_account_id,json=customerAccountId,proto3" json:"customer_account_id,omitempty"`
+	// UUID of the merchant's account: USER or SYSTEM.
+	MerchantAccountId string `protobuf:"bytes,3,opt,name=merchant_account_id,json=merchantAccountId,proto3" json:"merchant_account_id,omitempty"`
+	// Decimal above zero, at most the currency's scale: "50.00".
+	Amount string `protobuf:"bytes,4,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Currency code; both accounts' own.
+	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Up to 256 characters.
+	Reference *string `protobuf:"bytes,6,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
+	// Up to 16 KiB of JSON.
+	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
+	Wait          *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayRequest) Reset() {
+	*x = PayRequest{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayRequest) ProtoMessage() {}
+
+func (x *PayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayRequest.ProtoReflect.Descriptor instead.
+func (*PayRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PayRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *PayRequest) GetCustomerAccountId() string {
+	if x != nil {
+		return x.CustomerAccountId
+	}
+	return ""
+}
+
+func (x *PayRequest) GetMerchantAccountId() string {
+	if x != nil {
+		return x.MerchantAccountId
+	}
+	return ""
+}
+
+func (x *PayRequest) GetAmount() string {
+	if x != nil {
+		return x.Amount
+	}
+	return ""
+}
+
+func (x *PayRequest) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *PayRequest) GetReference() string {
+	if x != nil && x.Reference != nil {
+		return *x.Reference
+	}
+	return ""
+}
+
+func (x *PayRequest) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *PayRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// PayResponse carries the transaction: pending, or ended if it was waited for.
+type PayResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The transaction.
+	Transaction   *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayResponse) Reset() {
+	*x = PayResponse{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayResponse) ProtoMessage() {}
+
+func (x *PayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayResponse.ProtoReflect.Descriptor instead.
+func (*PayResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PayResponse) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+// RefundRequest asks for a refund.
+type RefundRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required, up to 128 characters; may come as the Idempotency-Key header instead.
+	IdempotencyKey string `protobuf:"bytes,1,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// UUID of a completed payment.
+	PaymentId string `protobuf:"bytes,2,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Decimal above zero, at most the currency's scale: "50.00"; absent = all that is left of the payment.
+	Amount *string `protobuf:"bytes,3,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
+	// Up to 256 characters: why.
+	Reason *string `protobuf:"bytes,4,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	// Up to 16 KiB of JSON.
+	Metadata *structpb.Struct `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
+	Wait          *durationpb.Duration `protobuf:"bytes,6,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundRequest) Reset() {
+	*x = RefundRequest{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundRequest) ProtoMessage() {}
+
+func (x *RefundRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
+func (*RefundRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RefundRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetAmount() string {
+	if x != nil && x.Amount != nil {
+		return *x.Amount
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *RefundRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// RefundResponse carries the transaction: pending, or ended if it was waited for.
+type RefundResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The transaction.
+	Transaction   *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundResponse) Reset() {
+	*x = RefundResponse{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundResponse) ProtoMessage() {}
+
+func (x *RefundResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
+func (*RefundResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RefundResponse) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+// BatchRequest asks for many transactions.
+type BatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000.
+	Transactions  []*BatchItem `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchRequest) Reset() {
+	*x = BatchRequest{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchRequest) ProtoMessage() {}
+
+func (x *BatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
+func (*BatchRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BatchRequest) GetTransactions() []*BatchItem {
+	if x != nil {
+		return x.Transactions
+	}
+	return nil
+}
+
+// BatchItem asks for one transaction: the fields of the request of its type.
+type BatchItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required: topup, withdrawal, transfer, payment or refund.
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// Required, up to 128 characters.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// Topup, withdrawal, transfer: UUID of the account to debit.
+	SourceAccountId string `protobuf:"bytes,3,opt,name=source_account_id,json=sourceAccountId,proto3" json:"source_account_id,omitempty"`
+	// Topup, withdrawal, transfer: UUID of the account to credit.
+	DestinationAccountId string `protobuf:"bytes,4,opt,name=destination_account_id,json=destinationAccountId,proto3" json:"destination_account_id,omitempty"`
+	// Payment: UUID of the customer's account.
+	CustomerAccountId string `protobuf:"bytes,5,opt,name=customer_account_id,json=customerAccountId,proto3" json:"customer_account_id,omitempty"`
+	// Payment: UUID of the merchant's account.
+	MerchantAccountId string `protobuf:"bytes,6,opt,name=merchant_account_id,json=merchantAccountId,proto3" json:"merchant_account_id,omitempty"`
+	// Refund: UUID of a completed payment.
+	PaymentId string `protobuf:"bytes,7,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// Decimal above zero, at most the currency's scale. Refund: absent = all that is left of the payment.
+	Amount *string `protobuf:"bytes,8,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
+	// All but refund: currency code.
+	Currency string `protobuf:"bytes,9,opt,name=currency,proto3" json:"currency,omitempty"`
+	// All but refund: up to 256 characters.
+	Reference *string `protobuf:"bytes,10,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
+	// Refund: up to 256 characters.
+	Reason *string `protobuf:"bytes,11,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	// Up to 16 KiB of JSON.
+	Metadata      *structpb.Struct `protobuf:"bytes,12,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchItem) Reset() {
+	*x = BatchItem{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchItem) ProtoMessage() {}
+
+func (x *BatchItem) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchItem.ProtoReflect.Descriptor instead.
+func (*BatchItem) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BatchItem) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *BatchItem) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *BatchItem) GetSourceAccountId() string {
+	if x != nil {
+		return x.SourceAccountId
+	}
+	return ""
+}
+
+func (x *BatchItem) GetDestinationAccountId() string {
+	if x != nil {
+		return x.DestinationAccountId
+	}
+	return ""
+}
+
+func (x *BatchItem) GetCustomerAccountId() string {
+	if x != nil {
+		return x.CustomerAccountId
+	}
+	return ""
+}
+
+func (x *BatchItem) GetMerchantAccountId() string {
+	if x != nil {
+		return x.MerchantAccountId
+	}
+	return ""
+}
+
+func (x *BatchItem) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *BatchItem) GetAmount() string {
+	if x != nil && x.Amount != nil {
+		return *x.Amount
+	}
+	return ""
+}
+
+func (x *BatchItem) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *BatchItem) GetReference() string {
+	if x != nil && x.Reference != nil {
+		return *x.Reference
+	}
+	return ""
+}
+
+func (x *BatchItem) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+func (x *BatchItem) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// BatchResponse has one result for each transaction asked for, in order.
+type BatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order asked.
+	Results       []*BatchResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchResponse) Reset() {
+	*x = BatchResponse{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchResponse) ProtoMessage() {}
+
+func (x *BatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
+func (*BatchResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *BatchResponse) GetResults() []*BatchResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// BatchResult is one item's: the transaction, or the error.
+type BatchResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was accepted, now or before; absent where there is an error.
+	Transaction *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The key had been used before for the same: this is its transaction.
+	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// Why it was not accepted; absent where it was.
+	Error         *BatchError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchResult) Reset() {
+	*x = BatchResult{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchResult) ProtoMessage() {}
+
+func (x *BatchResult) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
+func (*BatchResult) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *BatchResult) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+func (x *BatchResult) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
+func (x *BatchResult) GetError() *BatchError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// BatchError is why an item was not accepted.
+type BatchError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A reason of billing.error.v1, such as "INVALID_ARGUMENT".
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The sentence for people.
+	Detail string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	// With INVALID_ARGUMENT: what is wrong where.
+	Errors        []*BatchViolation `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchError) Reset() {
+	*x = BatchError{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchError) ProtoMessage() {}
+
+func (x *BatchError) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchError.ProtoReflect.Descriptor instead.
+func (*BatchError) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BatchError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BatchError) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *BatchError) GetErrors() []*BatchViolation {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+// BatchViolation is one thing wrong with an item's shape.
+type BatchViolation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The field, such as "amount".
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// The rule, such as "required".
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What was sent.
+	Value         string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchViolation) Reset() {
+	*x = BatchViolation{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchViolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchViolation) ProtoMessage() {}
+
+func (x *BatchViolation) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchViolation.ProtoReflect.Descriptor instead.
+func (*BatchViolation) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BatchViolation) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *BatchViolation) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *BatchViolation) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // GetTransactionRequest names a transaction.
 type GetTransactionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -672,7 +1439,7 @@ type GetTransactionRequest struct {
 
 func (x *GetTransactionRequest) Reset() {
 	*x = GetTransactionRequest{}
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[7]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +1451,7 @@ func (x *GetTransactionRequest) String() string {
 func (*GetTransactionRequest) ProtoMessage() {}
 
 func (x *GetTransactionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[7]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +1464,7 @@ func (x *GetTransactionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransactionRequest.ProtoReflect.Descriptor instead.
 func (*GetTransactionRequest) Descriptor() ([]byte, []int) {
-	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{7}
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetTransactionRequest) GetTransactionId() string {
@@ -718,7 +1485,7 @@ type GetTransactionResponse struct {
 
 func (x *GetTransactionResponse) Reset() {
 	*x = GetTransactionResponse{}
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[8]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1497,7 @@ func (x *GetTransactionResponse) String() string {
 func (*GetTransactionResponse) ProtoMessage() {}
 
 func (x *GetTransactionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[8]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1510,7 @@ func (x *GetTransactionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTransactionResponse.ProtoReflect.Descriptor instead.
 func (*GetTransactionResponse) Descriptor() ([]byte, []int) {
-	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{8}
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetTransactionResponse) GetTransaction() *Transaction {
@@ -761,14 +1528,35 @@ type ListTransactionsRequest struct {
 	// 1 to 200; 50 when absent.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// nextPageToken of the page before.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only this type: topup, withdrawal, transfer, payment, refund, hold or release.
+	Type string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	// Only this status: pending, completed, failed or compensated.
+	Status string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	// Only this currency.
+	Currency string `protobuf:"bytes,6,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Only amounts of at least this.
+	MinAmount string `protobuf:"bytes,7,opt,name=min_amount,json=minAmount,proto3" json:"min_amount,omitempty"`
+	// Only amounts of at most this.
+	MaxAmount string `protobuf:"bytes,8,opt,name=max_amount,json=maxAmount,proto3" json:"max_amount,omitempty"`
+	// Only those accepted at or after this time.
+	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
+	// Only those accepted before this time.
+	CreatedTo *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_to,json=createdTo,proto3" json:"created_to,omitempty"`
+	// Only those that have been pending for 30 seconds or longer, read from the service's own tables: never stale. Goes with no
+	// other filter but accountId and type.
+	Stuck bool `protobuf:"varint,11,opt,name=stuck,proto3" json:"stuck,omitempty"`
+	// Wait until the list shows what this token stands for: the X-Consistency-Token of an answer of before.
+	ConsistencyToken string `protobuf:"bytes,12,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
+	// Only refunds of this payment.
+	PaymentId     string `protobuf:"bytes,13,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTransactionsRequest) Reset() {
 	*x = ListTransactionsRequest{}
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[9]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +1568,7 @@ func (x *ListTransactionsRequest) String() string {
 func (*ListTransactionsRequest) ProtoMessage() {}
 
 func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[9]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +1581,7 @@ func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTransactionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTransactionsRequest) Descriptor() ([]byte, []int) {
-	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{9}
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListTransactionsRequest) GetAccountId() string {
@@ -817,6 +1605,76 @@ func (x *ListTransactionsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTransactionsRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetMinAmount() string {
+	if x != nil {
+		return x.MinAmount
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetMaxAmount() string {
+	if x != nil {
+		return x.MaxAmount
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetCreatedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedFrom
+	}
+	return nil
+}
+
+func (x *ListTransactionsRequest) GetCreatedTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedTo
+	}
+	return nil
+}
+
+func (x *ListTransactionsRequest) GetStuck() bool {
+	if x != nil {
+		return x.Stuck
+	}
+	return false
+}
+
+func (x *ListTransactionsRequest) GetConsistencyToken() string {
+	if x != nil {
+		return x.ConsistencyToken
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
 // ListTransactionsResponse is one page.
 type ListTransactionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -830,7 +1688,7 @@ type ListTransactionsResponse struct {
 
 func (x *ListTransactionsResponse) Reset() {
 	*x = ListTransactionsResponse{}
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[10]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1700,7 @@ func (x *ListTransactionsResponse) String() string {
 func (*ListTransactionsResponse) ProtoMessage() {}
 
 func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[10]
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1713,7 @@ func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTransactionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTransactionsResponse) Descriptor() ([]byte, []int) {
-	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{10}
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListTransactionsResponse) GetTransactions() []*Transaction {
@@ -872,11 +1730,112 @@ func (x *ListTransactionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchTransactionRequest says what to watch from where.
+type WatchTransactionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Only events behind this version; from the first when absent. Over REST the Last-Event-ID header, where sent, wins.
+	After         *int32 `protobuf:"varint,2,opt,name=after,proto3,oneof" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTransactionRequest) Reset() {
+	*x = WatchTransactionRequest{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTransactionRequest) ProtoMessage() {}
+
+func (x *WatchTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTransactionRequest.ProtoReflect.Descriptor instead.
+func (*WatchTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *WatchTransactionRequest) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *WatchTransactionRequest) GetAfter() int32 {
+	if x != nil && x.After != nil {
+		return *x.After
+	}
+	return 0
+}
+
+// WatchTransactionResponse is one event. Over REST it is a server-sent event whose id is the version.
+type WatchTransactionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event.
+	Event         *v1.RecordedEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTransactionResponse) Reset() {
+	*x = WatchTransactionResponse{}
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTransactionResponse) ProtoMessage() {}
+
+func (x *WatchTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_transaction_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTransactionResponse.ProtoReflect.Descriptor instead.
+func (*WatchTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_transaction_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WatchTransactionResponse) GetEvent() *v1.RecordedEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
 var File_billing_transaction_v1_transaction_proto protoreflect.FileDescriptor
 
 const file_billing_transaction_v1_transaction_proto_rawDesc = "" +
 	"\n" +
-	"(billing/transaction/v1/transaction.proto\x12\x16billing.transaction.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x05\n" +
+	"(billing/transaction/v1/transaction.proto\x12\x16billing.transaction.v1\x1a\x1fbilling/event/v1/recorded.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\a\n" +
 	"\vTransaction\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -895,11 +1854,23 @@ const file_billing_transaction_v1_transaction_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAtB\f\n" +
+	"updated_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\"\n" +
+	"\n" +
+	"payment_id\x18\x10 \x01(\tH\x03R\tpaymentId\x88\x01\x01\x12\x1c\n" +
+	"\ahold_id\x18\x11 \x01(\tH\x04R\x06holdId\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\x12 \x01(\tH\x05R\x06reason\x88\x01\x01\x12,\n" +
+	"\x0frefunded_amount\x18\x13 \x01(\tH\x06R\x0erefundedAmount\x88\x01\x01\x12.\n" +
+	"\x10refunding_amount\x18\x14 \x01(\tH\aR\x0frefundingAmount\x88\x01\x01B\f\n" +
 	"\n" +
 	"_referenceB\x0f\n" +
 	"\r_error_reasonB\x10\n" +
-	"\x0e_error_message\"\xe2\x02\n" +
+	"\x0e_error_messageB\r\n" +
+	"\v_payment_idB\n" +
+	"\n" +
+	"\b_hold_idB\t\n" +
+	"\a_reasonB\x12\n" +
+	"\x10_refunded_amountB\x13\n" +
+	"\x11_refunding_amount\"\xe2\x02\n" +
 	"\fTopupRequest\x12'\n" +
 	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12*\n" +
 	"\x11source_account_id\x18\x02 \x01(\tR\x0fsourceAccountId\x124\n" +
@@ -938,26 +1909,113 @@ const file_billing_transaction_v1_transaction_proto_rawDesc = "" +
 	"\n" +
 	"_reference\"Y\n" +
 	"\x10TransferResponse\x12E\n" +
-	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\">\n" +
+	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\"\xde\x02\n" +
+	"\n" +
+	"PayRequest\x12'\n" +
+	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12.\n" +
+	"\x13customer_account_id\x18\x02 \x01(\tR\x11customerAccountId\x12.\n" +
+	"\x13merchant_account_id\x18\x03 \x01(\tR\x11merchantAccountId\x12\x16\n" +
+	"\x06amount\x18\x04 \x01(\tR\x06amount\x12\x1a\n" +
+	"\bcurrency\x18\x05 \x01(\tR\bcurrency\x12!\n" +
+	"\treference\x18\x06 \x01(\tH\x00R\treference\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\a \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12-\n" +
+	"\x04wait\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04waitB\f\n" +
+	"\n" +
+	"_reference\"T\n" +
+	"\vPayResponse\x12E\n" +
+	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\"\x8b\x02\n" +
+	"\rRefundRequest\x12'\n" +
+	"\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x02 \x01(\tR\tpaymentId\x12\x1b\n" +
+	"\x06amount\x18\x03 \x01(\tH\x00R\x06amount\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\x04 \x01(\tH\x01R\x06reason\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\x05 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12-\n" +
+	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04waitB\t\n" +
+	"\a_amountB\t\n" +
+	"\a_reason\"W\n" +
+	"\x0eRefundResponse\x12E\n" +
+	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\"U\n" +
+	"\fBatchRequest\x12E\n" +
+	"\ftransactions\x18\x01 \x03(\v2!.billing.transaction.v1.BatchItemR\ftransactions\"\xfb\x03\n" +
+	"\tBatchItem\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12*\n" +
+	"\x11source_account_id\x18\x03 \x01(\tR\x0fsourceAccountId\x124\n" +
+	"\x16destination_account_id\x18\x04 \x01(\tR\x14destinationAccountId\x12.\n" +
+	"\x13customer_account_id\x18\x05 \x01(\tR\x11customerAccountId\x12.\n" +
+	"\x13merchant_account_id\x18\x06 \x01(\tR\x11merchantAccountId\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\a \x01(\tR\tpaymentId\x12\x1b\n" +
+	"\x06amount\x18\b \x01(\tH\x00R\x06amount\x88\x01\x01\x12\x1a\n" +
+	"\bcurrency\x18\t \x01(\tR\bcurrency\x12!\n" +
+	"\treference\x18\n" +
+	" \x01(\tH\x01R\treference\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\v \x01(\tH\x02R\x06reason\x88\x01\x01\x123\n" +
+	"\bmetadata\x18\f \x01(\v2\x17.google.protobuf.StructR\bmetadataB\t\n" +
+	"\a_amountB\f\n" +
+	"\n" +
+	"_referenceB\t\n" +
+	"\a_reason\"N\n" +
+	"\rBatchResponse\x12=\n" +
+	"\aresults\x18\x01 \x03(\v2#.billing.transaction.v1.BatchResultR\aresults\"\xaa\x01\n" +
+	"\vBatchResult\x12E\n" +
+	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\x12\x1a\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\x128\n" +
+	"\x05error\x18\x03 \x01(\v2\".billing.transaction.v1.BatchErrorR\x05error\"|\n" +
+	"\n" +
+	"BatchError\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\x12>\n" +
+	"\x06errors\x18\x03 \x03(\v2&.billing.transaction.v1.BatchViolationR\x06errors\"P\n" +
+	"\x0eBatchViolation\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\">\n" +
 	"\x15GetTransactionRequest\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\"_\n" +
 	"\x16GetTransactionResponse\x12E\n" +
-	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\"t\n" +
+	"\vtransaction\x18\x01 \x01(\v2#.billing.transaction.v1.TransactionR\vtransaction\"\xd6\x03\n" +
 	"\x17ListTransactionsRequest\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12\x1a\n" +
+	"\bcurrency\x18\x06 \x01(\tR\bcurrency\x12\x1d\n" +
+	"\n" +
+	"min_amount\x18\a \x01(\tR\tminAmount\x12\x1d\n" +
+	"\n" +
+	"max_amount\x18\b \x01(\tR\tmaxAmount\x12=\n" +
+	"\fcreated_from\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedFrom\x129\n" +
+	"\n" +
+	"created_to\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedTo\x12\x14\n" +
+	"\x05stuck\x18\v \x01(\bR\x05stuck\x12+\n" +
+	"\x11consistency_token\x18\f \x01(\tR\x10consistencyToken\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\r \x01(\tR\tpaymentId\"\x8b\x01\n" +
 	"\x18ListTransactionsResponse\x12G\n" +
 	"\ftransactions\x18\x01 \x03(\v2#.billing.transaction.v1.TransactionR\ftransactions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x90\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"e\n" +
+	"\x17WatchTransactionRequest\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x19\n" +
+	"\x05after\x18\x02 \x01(\x05H\x00R\x05after\x88\x01\x01B\b\n" +
+	"\x06_after\"Q\n" +
+	"\x18WatchTransactionResponse\x125\n" +
+	"\x05event\x18\x01 \x01(\v2\x1f.billing.event.v1.RecordedEventR\x05event2\x88\a\n" +
 	"\x12TransactionService\x12T\n" +
 	"\x05Topup\x12$.billing.transaction.v1.TopupRequest\x1a%.billing.transaction.v1.TopupResponse\x12]\n" +
 	"\bWithdraw\x12'.billing.transaction.v1.WithdrawRequest\x1a(.billing.transaction.v1.WithdrawResponse\x12]\n" +
-	"\bTransfer\x12'.billing.transaction.v1.TransferRequest\x1a(.billing.transaction.v1.TransferResponse\x12o\n" +
+	"\bTransfer\x12'.billing.transaction.v1.TransferRequest\x1a(.billing.transaction.v1.TransferResponse\x12N\n" +
+	"\x03Pay\x12\".billing.transaction.v1.PayRequest\x1a#.billing.transaction.v1.PayResponse\x12W\n" +
+	"\x06Refund\x12%.billing.transaction.v1.RefundRequest\x1a&.billing.transaction.v1.RefundResponse\x12T\n" +
+	"\x05Batch\x12$.billing.transaction.v1.BatchRequest\x1a%.billing.transaction.v1.BatchResponse\x12o\n" +
 	"\x0eGetTransaction\x12-.billing.transaction.v1.GetTransactionRequest\x1a..billing.transaction.v1.GetTransactionResponse\x12u\n" +
-	"\x10ListTransactions\x12/.billing.transaction.v1.ListTransactionsRequest\x1a0.billing.transaction.v1.ListTransactionsResponseBGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
+	"\x10ListTransactions\x12/.billing.transaction.v1.ListTransactionsRequest\x1a0.billing.transaction.v1.ListTransactionsResponse\x12w\n" +
+	"\x10WatchTransaction\x12/.billing.transaction.v1.WatchTransactionRequest\x1a0.billing.transaction.v1.WatchTransactionResponse0\x01BGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
 
 var (
 	file_billing_transaction_v1_transaction_proto_rawDescOnce sync.Once
@@ -971,7 +2029,7 @@ func file_billing_transaction_v1_transaction_proto_rawDescGZIP() []byte {
 	return file_billing_transaction_v1_transaction_proto_rawDescData
 }
 
-var file_billing_transaction_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_billing_transaction_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_billing_transaction_v1_transaction_proto_goTypes = []any{
 	(*Transaction)(nil),              // 0: billing.transaction.v1.Transaction
 	(*TopupRequest)(nil),             // 1: billing.transaction.v1.TopupRequest
@@ -980,44 +2038,80 @@ var file_billing_transaction_v1_transaction_proto_goTypes = []any{
 	(*WithdrawResponse)(nil),         // 4: billing.transaction.v1.WithdrawResponse
 	(*TransferRequest)(nil),          // 5: billing.transaction.v1.TransferRequest
 	(*TransferResponse)(nil),         // 6: billing.transaction.v1.TransferResponse
-	(*GetTransactionRequest)(nil),    // 7: billing.transaction.v1.GetTransactionRequest
-	(*GetTransactionResponse)(nil),   // 8: billing.transaction.v1.GetTransactionResponse
-	(*ListTransactionsRequest)(nil),  // 9: billing.transaction.v1.ListTransactionsRequest
-	(*ListTransactionsResponse)(nil), // 10: billing.transaction.v1.ListTransactionsResponse
-	(*structpb.Struct)(nil),          // 11: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 13: google.protobuf.Duration
+	(*PayRequest)(nil),               // 7: billing.transaction.v1.PayRequest
+	(*PayResponse)(nil),              // 8: billing.transaction.v1.PayResponse
+	(*RefundRequest)(nil),            // 9: billing.transaction.v1.RefundRequest
+	(*RefundResponse)(nil),           // 10: billing.transaction.v1.RefundResponse
+	(*BatchRequest)(nil),             // 11: billing.transaction.v1.BatchRequest
+	(*BatchItem)(nil),                // 12: billing.transaction.v1.BatchItem
+	(*BatchResponse)(nil),            // 13: billing.transaction.v1.BatchResponse
+	(*BatchResult)(nil),              // 14: billing.transaction.v1.BatchResult
+	(*BatchError)(nil),               // 15: billing.transaction.v1.BatchError
+	(*BatchViolation)(nil),           // 16: billing.transaction.v1.BatchViolation
+	(*GetTransactionRequest)(nil),    // 17: billing.transaction.v1.GetTransactionRequest
+	(*GetTransactionResponse)(nil),   // 18: billing.transaction.v1.GetTransactionResponse
+	(*ListTransactionsRequest)(nil),  // 19: billing.transaction.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil), // 20: billing.transaction.v1.ListTransactionsResponse
+	(*WatchTransactionRequest)(nil),  // 21: billing.transaction.v1.WatchTransactionRequest
+	(*WatchTransactionResponse)(nil), // 22: billing.transaction.v1.WatchTransactionResponse
+	(*structpb.Struct)(nil),          // 23: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*v1.RecordedEvent)(nil),         // 26: billing.event.v1.RecordedEvent
 }
 var file_billing_transaction_v1_transaction_proto_depIdxs = []int32{
-	11, // 0: billing.transaction.v1.Transaction.metadata:type_name -> google.protobuf.Struct
-	12, // 1: billing.transaction.v1.Transaction.created_at:type_name -> google.protobuf.Timestamp
-	12, // 2: billing.transaction.v1.Transaction.updated_at:type_name -> google.protobuf.Timestamp
-	11, // 3: billing.transaction.v1.TopupRequest.metadata:type_name -> google.protobuf.Struct
-	13, // 4: billing.transaction.v1.TopupRequest.wait:type_name -> google.protobuf.Duration
+	23, // 0: billing.transaction.v1.Transaction.metadata:type_name -> google.protobuf.Struct
+	24, // 1: billing.transaction.v1.Transaction.created_at:type_name -> google.protobuf.Timestamp
+	24, // 2: billing.transaction.v1.Transaction.updated_at:type_name -> google.protobuf.Timestamp
+	23, // 3: billing.transaction.v1.TopupRequest.metadata:type_name -> google.protobuf.Struct
+	25, // 4: billing.transaction.v1.TopupRequest.wait:type_name -> google.protobuf.Duration
 	0,  // 5: billing.transaction.v1.TopupResponse.transaction:type_name -> billing.transaction.v1.Transaction
-	11, // 6: billing.transaction.v1.WithdrawRequest.metadata:type_name -> google.protobuf.Struct
-	13, // 7: billing.transaction.v1.WithdrawRequest.wait:type_name -> google.protobuf.Duration
+	23, // 6: billing.transaction.v1.WithdrawRequest.metadata:type_name -> google.protobuf.Struct
+	25, // 7: billing.transaction.v1.WithdrawRequest.wait:type_name -> google.protobuf.Duration
 	0,  // 8: billing.transaction.v1.WithdrawResponse.transaction:type_name -> billing.transaction.v1.Transaction
-	11, // 9: billing.transaction.v1.TransferRequest.metadata:type_name -> google.protobuf.Struct
-	13, // 10: billing.transaction.v1.TransferRequest.wait:type_name -> google.protobuf.Duration
+	23, // 9: billing.transaction.v1.TransferRequest.metadata:type_name -> google.protobuf.Struct
+	25, // 10: billing.transaction.v1.TransferRequest.wait:type_name -> google.protobuf.Duration
 	0,  // 11: billing.transaction.v1.TransferResponse.transaction:type_name -> billing.transaction.v1.Transaction
-	0,  // 12: billing.transaction.v1.GetTransactionResponse.transaction:type_name -> billing.transaction.v1.Transaction
-	0,  // 13: billing.transaction.v1.ListTransactionsResponse.transactions:type_name -> billing.transaction.v1.Transaction
-	1,  // 14: billing.transaction.v1.TransactionService.Topup:input_type -> billing.transaction.v1.TopupRequest
-	3,  // 15: billing.transaction.v1.TransactionService.Withdraw:input_type -> billing.transaction.v1.WithdrawRequest
-	5,  // 16: billing.transaction.v1.TransactionService.Transfer:input_type -> billing.transaction.v1.TransferRequest
-	7,  // 17: billing.transaction.v1.TransactionService.GetTransaction:input_type -> billing.transaction.v1.GetTransactionRequest
-	9,  // 18: billing.transaction.v1.TransactionService.ListTransactions:input_type -> billing.transaction.v1.ListTransactionsRequest
-	2,  // 19: billing.transaction.v1.TransactionService.Topup:output_type -> billing.transaction.v1.TopupResponse
-	4,  // 20: billing.transaction.v1.TransactionService.Withdraw:output_type -> billing.transaction.v1.WithdrawResponse
-	6,  // 21: billing.transaction.v1.TransactionService.Transfer:output_type -> billing.transaction.v1.TransferResponse
-	8,  // 22: billing.transaction.v1.TransactionService.GetTransaction:output_type -> billing.transaction.v1.GetTransactionResponse
-	10, // 23: billing.transaction.v1.TransactionService.ListTransactions:output_type -> billing.transaction.v1.ListTransactionsResponse
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	23, // 12: billing.transaction.v1.PayRequest.metadata:type_name -> google.protobuf.Struct
+	25, // 13: billing.transaction.v1.PayRequest.wait:type_name -> google.protobuf.Duration
+	0,  // 14: billing.transaction.v1.PayResponse.transaction:type_name -> billing.transaction.v1.Transaction
+	23, // 15: billing.transaction.v1.RefundRequest.metadata:type_name -> google.protobuf.Struct
+	25, // 16: billing.transaction.v1.RefundRequest.wait:type_name -> google.protobuf.Duration
+	0,  // 17: billing.transaction.v1.RefundResponse.transaction:type_name -> billing.transaction.v1.Transaction
+	12, // 18: billing.transaction.v1.BatchRequest.transactions:type_name -> billing.transaction.v1.BatchItem
+	23, // 19: billing.transaction.v1.BatchItem.metadata:type_name -> google.protobuf.Struct
+	14, // 20: billing.transaction.v1.BatchResponse.results:type_name -> billing.transaction.v1.BatchResult
+	0,  // 21: billing.transaction.v1.BatchResult.transaction:type_name -> billing.transaction.v1.Transaction
+	15, // 22: billing.transaction.v1.BatchResult.error:type_name -> billing.transaction.v1.BatchError
+	16, // 23: billing.transaction.v1.BatchError.errors:type_name -> billing.transaction.v1.BatchViolation
+	0,  // 24: billing.transaction.v1.GetTransactionResponse.transaction:type_name -> billing.transaction.v1.Transaction
+	24, // 25: billing.transaction.v1.ListTransactionsRequest.created_from:type_name -> google.protobuf.Timestamp
+	24, // 26: billing.transaction.v1.ListTransactionsRequest.created_to:type_name -> google.protobuf.Timestamp
+	0,  // 27: billing.transaction.v1.ListTransactionsResponse.transactions:type_name -> billing.transaction.v1.Transaction
+	26, // 28: billing.transaction.v1.WatchTransactionResponse.event:type_name -> billing.event.v1.RecordedEvent
+	1,  // 29: billing.transaction.v1.TransactionService.Topup:input_type -> billing.transaction.v1.TopupRequest
+	3,  // 30: billing.transaction.v1.TransactionService.Withdraw:input_type -> billing.transaction.v1.WithdrawRequest
+	5,  // 31: billing.transaction.v1.TransactionService.Transfer:input_type -> billing.transaction.v1.TransferRequest
+	7,  // 32: billing.transaction.v1.TransactionService.Pay:input_type -> billing.transaction.v1.PayRequest
+	9,  // 33: billing.transaction.v1.TransactionService.Refund:input_type -> billing.transaction.v1.RefundRequest
+	11, // 34: billing.transaction.v1.TransactionService.Batch:input_type -> billing.transaction.v1.BatchRequest
+	17, // 35: billing.transaction.v1.TransactionService.GetTransaction:input_type -> billing.transaction.v1.GetTransactionRequest
+	19, // 36: billing.transaction.v1.TransactionService.ListTransactions:input_type -> billing.transaction.v1.ListTransactionsRequest
+	21, // 37: billing.transaction.v1.TransactionService.WatchTransaction:input_type -> billing.transaction.v1.WatchTransactionRequest
+	2,  // 38: billing.transaction.v1.TransactionService.Topup:output_type -> billing.transaction.v1.TopupResponse
+	4,  // 39: billing.transaction.v1.TransactionService.Withdraw:output_type -> billing.transaction.v1.WithdrawResponse
+	6,  // 40: billing.transaction.v1.TransactionService.Transfer:output_type -> billing.transaction.v1.TransferResponse
+	8,  // 41: billing.transaction.v1.TransactionService.Pay:output_type -> billing.transaction.v1.PayResponse
+	10, // 42: billing.transaction.v1.TransactionService.Refund:output_type -> billing.transaction.v1.RefundResponse
+	13, // 43: billing.transaction.v1.TransactionService.Batch:output_type -> billing.transaction.v1.BatchResponse
+	18, // 44: billing.transaction.v1.TransactionService.GetTransaction:output_type -> billing.transaction.v1.GetTransactionResponse
+	20, // 45: billing.transaction.v1.TransactionService.ListTransactions:output_type -> billing.transaction.v1.ListTransactionsResponse
+	22, // 46: billing.transaction.v1.TransactionService.WatchTransaction:output_type -> billing.transaction.v1.WatchTransactionResponse
+	38, // [38:47] is the sub-list for method output_type
+	29, // [29:38] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_billing_transaction_v1_transaction_proto_init() }
@@ -1029,13 +2123,17 @@ func file_billing_transaction_v1_transaction_proto_init() {
 	file_billing_transaction_v1_transaction_proto_msgTypes[1].OneofWrappers = []any{}
 	file_billing_transaction_v1_transaction_proto_msgTypes[3].OneofWrappers = []any{}
 	file_billing_transaction_v1_transaction_proto_msgTypes[5].OneofWrappers = []any{}
+	file_billing_transaction_v1_transaction_proto_msgTypes[7].OneofWrappers = []any{}
+	file_billing_transaction_v1_transaction_proto_msgTypes[9].OneofWrappers = []any{}
+	file_billing_transaction_v1_transaction_proto_msgTypes[12].OneofWrappers = []any{}
+	file_billing_transaction_v1_transaction_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_transaction_v1_transaction_proto_rawDesc), len(file_billing_transaction_v1_transaction_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,8 +22,12 @@ const (
 	TransactionService_Topup_FullMethodName            = "/billing.transaction.v1.TransactionService/Topup"
 	TransactionService_Withdraw_FullMethodName         = "/billing.transaction.v1.TransactionService/Withdraw"
 	TransactionService_Transfer_FullMethodName         = "/billing.transaction.v1.TransactionService/Transfer"
+	TransactionService_Pay_FullMethodName              = "/billing.transaction.v1.TransactionService/Pay"
+	TransactionService_Refund_FullMethodName           = "/billing.transaction.v1.TransactionService/Refund"
+	TransactionService_Batch_FullMethodName            = "/billing.transaction.v1.TransactionService/Batch"
 	TransactionService_GetTransaction_FullMethodName   = "/billing.transaction.v1.TransactionService/GetTransaction"
 	TransactionService_ListTransactions_FullMethodName = "/billing.transaction.v1.TransactionService/ListTransactions"
+	TransactionService_WatchTransaction_FullMethodName = "/billing.transaction.v1.TransactionService/WatchTransaction"
 )
 
 // TransactionServiceClient is the client API for TransactionService service.
@@ -41,10 +45,19 @@ type TransactionServiceClient interface {
 	Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*WithdrawResponse, error)
 	// Transfer moves money between two accounts, neither EXTERNAL.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
+	// Pay moves money from a customer's USER account to a merchant's USER or SYSTEM account. What completed can be refunded.
+	Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error)
+	// Refund moves a completed payment's money back, in part or whole. All refunds of a payment together never exceed it.
+	Refund(ctx context.Context, in *RefundRequest, opts ...grpc.CallOption) (*RefundResponse, error)
+	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result.
+	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
 	// GetTransaction reads one transaction from its own stream: never stale.
 	GetTransaction(ctx context.Context, in *GetTransactionRequest, opts ...grpc.CallOption) (*GetTransactionResponse, error)
 	// ListTransactions lists from the read model, newest first. It follows the streams by a moment.
 	ListTransactions(ctx context.Context, in *ListTransactionsRequest, opts ...grpc.CallOption) (*ListTransactionsResponse, error)
+	// WatchTransaction sends every event of a transaction behind a version, in order, and goes on as new ones are committed.
+	// Resume with the version of the last event received: nothing is missed, nothing comes twice.
+	WatchTransaction(ctx context.Context, in *WatchTransactionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTransactionResponse], error)
 }
 
 type transactionServiceClient struct {
@@ -85,6 +98,36 @@ func (c *transactionServiceClient) Transfer(ctx context.Context, in *TransferReq
 	return out, nil
 }
 
+func (c *transactionServiceClient) Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PayResponse)
+	err := c.cc.Invoke(ctx, TransactionService_Pay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) Refund(ctx context.Context, in *RefundRequest, opts ...grpc.CallOption) (*RefundResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefundResponse)
+	err := c.cc.Invoke(ctx, TransactionService_Refund_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *transactionServiceClient) Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchResponse)
+	err := c.cc.Invoke(ctx, TransactionService_Batch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *transactionServiceClient) GetTransaction(ctx context.Context, in *GetTransactionRequest, opts ...grpc.CallOption) (*GetTransactionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTransactionResponse)
@@ -105,6 +148,25 @@ func (c *transactionServiceClient) ListTransactions(ctx context.Context, in *Lis
 	return out, nil
 }
 
+func (c *transactionServiceClient) WatchTransaction(ctx context.Context, in *WatchTransactionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTransactionResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TransactionService_ServiceDesc.Streams[0], TransactionService_WatchTransaction_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTransactionRequest, WatchTransactionResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TransactionService_WatchTransactionClient = grpc.ServerStreamingClient[WatchTransactionResponse]
+
 // TransactionServiceServer is the server API for TransactionService service.
 // All implementations must embed UnimplementedTransactionServiceServer
 // for forward compatibility.
@@ -120,10 +182,19 @@ type TransactionServiceServer interface {
 	Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error)
 	// Transfer moves money between two accounts, neither EXTERNAL.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
+	// Pay moves money from a customer's USER account to a merchant's USER or SYSTEM account. What completed can be refunded.
+	Pay(context.Context, *PayRequest) (*PayResponse, error)
+	// Refund moves a completed payment's money back, in part or whole. All refunds of a payment together never exceed it.
+	Refund(context.Context, *RefundRequest) (*RefundResponse, error)
+	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result.
+	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
 	// GetTransaction reads one transaction from its own stream: never stale.
 	GetTransaction(context.Context, *GetTransactionRequest) (*GetTransactionResponse, error)
 	// ListTransactions lists from the read model, newest first. It follows the streams by a moment.
 	ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error)
+	// WatchTransaction sends every event of a transaction behind a version, in order, and goes on as new ones are committed.
+	// Resume with the version of the last event received: nothing is missed, nothing comes twice.
+	WatchTransaction(*WatchTransactionRequest, grpc.ServerStreamingServer[WatchTransactionResponse]) error
 	mustEmbedUnimplementedTransactionServiceServer()
 }
 
@@ -143,11 +214,23 @@ func (UnimplementedTransactionServiceServer) Withdraw(context.Context, *Withdraw
 func (UnimplementedTransactionServiceServer) Transfer(context.Context, *TransferRequest) (*TransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
 }
+func (UnimplementedTransactionServiceServer) Pay(context.Context, *PayRequest) (*PayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pay not implemented")
+}
+func (UnimplementedTransactionServiceServer) Refund(context.Context, *RefundRequest) (*RefundResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refund not implemented")
+}
+func (UnimplementedTransactionServiceServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
+}
 func (UnimplementedTransactionServiceServer) GetTransaction(context.Context, *GetTransactionRequest) (*GetTransactionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTransaction not implemented")
 }
 func (UnimplementedTransactionServiceServer) ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTransactions not implemented")
+}
+func (UnimplementedTransactionServiceServer) WatchTransaction(*WatchTransactionRequest, grpc.ServerStreamingServer[WatchTransactionResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTransaction not implemented")
 }
 func (UnimplementedTransactionServiceServer) mustEmbedUnimplementedTransactionServiceServer() {}
 func (UnimplementedTransactionServiceServer) testEmbeddedByValue()                            {}
@@ -224,6 +307,60 @@ func _TransactionService_Transfer_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TransactionService_Pay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).Pay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_Pay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).Pay(ctx, req.(*PayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_Refund_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefundRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).Refund(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_Refund_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).Refund(ctx, req.(*RefundRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TransactionService_Batch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TransactionServiceServer).Batch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TransactionService_Batch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TransactionServiceServer).Batch(ctx, req.(*BatchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TransactionService_GetTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTransactionRequest)
 	if err := dec(in); err != nil {
@@ -260,6 +397,17 @@ func _TransactionService_ListTransactions_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TransactionService_WatchTransaction_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTransactionRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TransactionServiceServer).WatchTransaction(m, &grpc.GenericServerStream[WatchTransactionRequest, WatchTransactionResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TransactionService_WatchTransactionServer = grpc.ServerStreamingServer[WatchTransactionResponse]
+
 // TransactionService_ServiceDesc is the grpc.ServiceDesc for TransactionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -280,6 +428,18 @@ var TransactionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TransactionService_Transfer_Handler,
 		},
 		{
+			MethodName: "Pay",
+			Handler:    _TransactionService_Pay_Handler,
+		},
+		{
+			MethodName: "Refund",
+			Handler:    _TransactionService_Refund_Handler,
+		},
+		{
+			MethodName: "Batch",
+			Handler:    _TransactionService_Batch_Handler,
+		},
+		{
 			MethodName: "GetTransaction",
 			Handler:    _TransactionService_GetTransaction_Handler,
 		},
@@ -288,6 +448,12 @@ var TransactionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TransactionService_ListTransactions_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTransaction",
+			Handler:       _TransactionService_WatchTransaction_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "billing/transaction/v1/transaction.proto",
 }
