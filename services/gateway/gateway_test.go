@@ -83,7 +83,7 @@ func TestCreateAccount(t *testing.T) {
 	b := &backend{account: &accountv1.Account{AccountId: "a-1", OwnerId: "<o>", Status: "active"}}
 	url := start(t, b)
 	a := ask(t, "POST", url+account, `{"ownerId":"o","minBalance":"-5","metadata":{"a":[1,{"b":null}]}}`, "-Content-Type", "", "Idempotency-Key", "k-1", "X-Actor", "ann")
-	want := `{"accountId":"a-1","ownerId":"<o>","ownerType":"","accountType":"","currency":"","balance":"","status":"active","version":0}`
+	want := `{"accountId":"a-1","ownerId":"<o>","ownerType":"","accountType":"","currency":"","balance":"","status":"active","version":0,"heldBalance":"","availableBalance":""}`
 	if a.status != http.StatusCreated || a.header.Get("Location") != "/api/v1/accounts/a-1" || a.body != want {
 		t.Errorf("got %+v", a)
 	}
