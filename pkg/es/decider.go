@@ -28,6 +28,10 @@ type Decider[S, C any] struct {
 	Initial func() S
 	// Decide chooses the facts that a command leads to: none if there is nothing to do, a *Refusal if a rule says no.
 	Decide func(S, C) ([]Fact, error)
+	// DecidePair is Decide for a command on two streams: the facts of each commit together. The first stream is the command's
+	// own: its facts carry the command's key, so where the second one gets facts the first one gets some too. nil = there are
+	// no such commands.
+	DecidePair func(own, other S, c C) (ownFacts, otherFacts []Fact, err error)
 	// Evolve folds one fact into the state.
 	Evolve func(S, Fact, Occurred) S
 	// Decode turns a stored payload into a fact. Every version ever stored decodes for ever.
@@ -111,22 +115,60 @@ func (d *Decider[S, C]) Apply(r *Root[S], stream Stream, c Command[C]) (events [
 	before := *r
 	defer func() {
 		if p := recover(); p != nil {
-			*r, events, err = before, nil, fmt.Errorf("%s: command %s panicked: %v", stream, c.ID, p)
+			err = fmt.Errorf("%s: command %s panicked: %v", stream, c.ID, p)
+		}
+		if err != nil {
+			*r, events = before, nil
 		}
 	}()
 	facts, err := d.Decide(r.State, c.Body)
 	if err != nil {
 		return nil, err
 	}
+	return d.record(r, stream, c.info(), facts)
+}
+
+// ApplyPair is Apply for a command on two streams. It returns the events of the first, the command's own; on an error both
+// roots are as they were.
+func (d *Decider[S, C]) ApplyPair(own, other *Root[S], ownStream, otherStream Stream, c Command[C]) (events []Event, err error) {
+	ownBefore, otherBefore := *own, *other
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s and %s: command %s panicked: %v", ownStream, otherStream, c.ID, p)
+		}
+		if err != nil {
+			*own, *other, events = ownBefore, otherBefore, nil
+		}
+	}()
+	if d.DecidePair == nil {
+		return nil, fmt.Errorf("%s: no command of this type is on two streams", ownStream)
+	}
+	ownFacts, otherFacts, err := d.DecidePair(own.State, other.State, c.Body)
+	if err != nil {
+		return nil, err
+	}
+	if len(ownFacts) == 0 && len(otherFacts) > 0 {
+		return nil, fmt.Errorf("%s: command %s has facts for %s only", ownStream, c.ID, otherStream)
+	}
+	with := c.info()
+	with.key = "with\x00" + ownStream.ID + "\x00" + with.key // the other stream has registers of its own
+	if _, err := d.record(other, otherStream, with, otherFacts); err != nil {
+		return nil, err
+	}
+	return d.record(own, ownStream, c.info(), ownFacts)
+}
+
+// record folds facts as uncommitted events.
+func (d *Decider[S, C]) record(r *Root[S], stream Stream, c commandInfo, facts []Fact) ([]Event, error) {
+	var events []Event
 	for i, f := range facts {
 		data, err := Marshal(f)
 		if err != nil {
-			*r = before
 			return nil, fmt.Errorf("%s: encode %s: %w", stream, f.EventType(), err)
 		}
 		e := Event{
-			ID: EventID(stream, c.key(), i), Type: f.EventType(), Stream: stream, Version: r.Version + 1,
-			At: c.At.UTC().Truncate(time.Millisecond), CorrelationID: c.CorrelationID, CausationID: c.ID, Metadata: c.Metadata, Data: data,
+			ID: EventID(stream, c.key, i), Type: f.EventType(), Stream: stream, Version: r.Version + 1,
+			At: c.at, CorrelationID: c.correlationID, CausationID: c.id, Metadata: c.metadata, Data: data,
 		}
 		r.State = d.Evolve(r.State, f, Occurred{Version: e.Version, At: e.At})
 		r.Version = e.Version
@@ -136,12 +178,26 @@ func (d *Decider[S, C]) Apply(r *Root[S], stream Stream, c Command[C]) (events [
 	return events, nil
 }
 
-// Command is a command on its way to one stream.
+// commandInfo is what a command's events carry of it.
+type commandInfo struct {
+	id, key, correlationID string
+	at                     time.Time
+	metadata               map[string]any
+}
+
+func (c Command[C]) info() commandInfo {
+	return commandInfo{id: c.ID, key: c.key(), correlationID: c.CorrelationID, at: c.At.UTC().Truncate(time.Millisecond), metadata: c.Metadata}
+}
+
+// Command is a command on its way to one stream, or two.
 type Command[C any] struct {
 	// ID is the command's id; its events carry it as their causationId.
 	ID string
 	// StreamID is the aggregate's id.
 	StreamID string
+	// OtherID is the second aggregate, of the same type, of a command that is decided on both (DecidePair): their events commit
+	// together or not at all. Empty = there is none. Never the StreamID.
+	OtherID string
 	// Key makes the command idempotent: a repeat with the same key on the same stream gets the first one's events as its
 	// answer. Empty = the ID.
 	Key string

@@ -15,7 +15,7 @@ import (
 type Outcome[S any] struct {
 	State   S
 	Version int64
-	Events  []Event // stored by this command
+	Events  []Event // stored by this command on its own stream
 	// Replayed: the key was used before; Events begins with the first event of the command that used it.
 	Replayed bool
 }
@@ -30,7 +30,7 @@ type ExecutorOptions struct {
 
 // Executor carries out commands on one type of aggregate: it groups what waits, decides the commands of one stream one
 // after another in memory, and commits the whole group in one append. No outcome leaves, refusals and repeats included,
-// before a commit has validated the version it was decided on. Safe for concurrent use, and beside other processes on the
+// before a commit has validated the versions it was decided on. Safe for concurrent use, and beside other processes on the
 // same store.
 type Executor[S, C any] struct {
 	decider *Decider[S, C]
@@ -105,17 +105,23 @@ const (
 	awayPauseMax     = 500 * time.Millisecond
 )
 
-// unit is the commands of one stream within a group.
+// unit is commands that have to be decided one after another: those of one stream, or of several streams that commands on
+// two streams tie together. It commits as one item: all or nothing.
 type unit[S, C any] struct {
-	stream   Stream
-	commands []int // indexes into the group
-	root     Root[S]
+	streams  []Stream
+	roots    []Root[S]        // in the order of streams
+	commands []int            // indexes into the group
 	again    bool             // an append or a load failed before: a key of these commands may be in the store
 	prior    map[string]Event // events found by id: keys used before; nil = not looked up
 	err      error            // of the last append
 }
 
-// flush carries out one group. It loops until every stream is settled: conflicts and repeated keys are decided again on
+// index is a stream's place in the unit.
+func (u *unit[S, C]) index(streamID string) int {
+	return slices.IndexFunc(u.streams, func(s Stream) bool { return s.ID == streamID })
+}
+
+// flush carries out one group. It loops until every unit is settled: conflicts and repeated keys are decided again on
 // fresh state, a store that does not answer is asked again for a while.
 func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.Result[Outcome[S]] {
 	ctx, cancel := context.WithTimeout(ctx, x.opts.Timeout)
@@ -132,7 +138,9 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 			if u.err == nil && err == nil {
 				continue
 			}
-			x.cache.remove(u.stream.ID)
+			for _, s := range u.streams {
+				x.cache.remove(s.ID)
+			}
 			u.again = u.again || u.err != nil
 			if cause := errors.Join(err, u.err); attempt >= x.opts.AttemptMax || ctx.Err() != nil || !retryable(cause) {
 				x.settle(ctx, cmds, u, cause, results)
@@ -153,39 +161,66 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 	return results
 }
 
-// split groups the commands by stream, in order of first appearance.
+// split puts commands that share a stream into one unit, in order of first appearance.
 func (x *Executor[S, C]) split(cmds []Command[C]) []*unit[S, C] {
-	byID := make(map[string]*unit[S, C], len(cmds))
 	var units []*unit[S, C]
-	for i, c := range cmds {
-		u := byID[c.StreamID]
+	of := make(map[string]*unit[S, C], len(cmds)) // by stream id
+	unitOf := func(id string) *unit[S, C] {
+		u := of[id]
 		if u == nil {
-			u = &unit[S, C]{stream: Stream{Type: x.decider.Type, ID: c.StreamID}}
-			byID[c.StreamID] = u
+			u = &unit[S, C]{streams: []Stream{{Type: x.decider.Type, ID: id}}}
+			of[id] = u
 			units = append(units, u)
 		}
+		return u
+	}
+	for i, c := range cmds {
+		u := unitOf(c.StreamID)
+		if c.OtherID != "" {
+			if other := unitOf(c.OtherID); other != u {
+				u.streams, u.commands = append(u.streams, other.streams...), append(u.commands, other.commands...)
+				slices.Sort(u.commands)
+				for _, s := range other.streams {
+					of[s.ID] = u
+				}
+				other.streams = nil // it has become part of u
+			}
+		}
 		u.commands = append(u.commands, i)
+	}
+	units = slices.DeleteFunc(units, func(u *unit[S, C]) bool { return len(u.streams) == 0 })
+	for _, u := range units {
+		u.roots = make([]Root[S], len(u.streams))
 	}
 	return units
 }
 
-// prepare gives every unit a root to decide on, and after a failed attempt the events its keys may have stored.
+// prepare gives every unit roots to decide on, and after a failed attempt the events its keys may have stored.
 func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units []*unit[S, C]) error {
-	var missing, again []*unit[S, C]
-	var ids []string
+	type place struct {
+		*unit[S, C]
+		i int
+	}
+	var (
+		missing []place
+		again   []*unit[S, C]
+		ids     []string
+	)
 	for _, u := range units {
-		if r, ok := x.cache.get(u.stream.ID); ok && !u.again {
-			u.root = r
-			continue
-		}
-		if !u.again && cmds[u.commands[0]].Creates {
-			u.root = x.decider.New()
-			continue
-		}
-		missing = append(missing, u)
-		ids = append(ids, u.stream.ID)
 		if u.again {
 			again = append(again, u)
+		}
+		for i, s := range u.streams {
+			if r, ok := x.cache.get(s.ID); ok && !u.again {
+				u.roots[i] = r
+				continue
+			}
+			if !u.again && creates(cmds, u.commands, s.ID) {
+				u.roots[i] = x.decider.New()
+				continue
+			}
+			missing = append(missing, place{u, i})
+			ids = append(ids, s.ID)
 		}
 	}
 	if len(missing) == 0 {
@@ -195,16 +230,30 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 	if err != nil {
 		return err
 	}
-	for i, u := range missing {
-		u.root, u.err = roots[i].Value, roots[i].Err
+	for _, m := range missing {
+		m.err = nil
+	}
+	for j, m := range missing {
+		m.roots[m.i] = roots[j].Value
+		m.err = errors.Join(m.err, roots[j].Err)
 	}
 	return x.findPrior(ctx, cmds, again)
+}
+
+// creates: the first of these commands that names the stream believes that it does not exist yet.
+func creates[C any](cmds []Command[C], of []int, streamID string) bool {
+	for _, i := range of {
+		if c := cmds[i]; c.StreamID == streamID || c.OtherID == streamID {
+			return c.StreamID == streamID && c.Creates
+		}
+	}
+	return false
 }
 
 // draft is what a unit's commands lead to, not yet stored.
 type draft[S, C any] struct {
 	*unit[S, C]
-	after    Root[S]
+	after    []Root[S] // in the order of the unit's streams
 	outcomes []batch.Result[Outcome[S]]
 }
 
@@ -216,11 +265,17 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 		ready []draft[S, C]
 	)
 	for _, d := range x.drafts(ctx, cmds, units) {
-		a := Append{Stream: d.stream, Expected: d.root.Version, Events: d.after.Uncommitted()}
-		if a.Snapshot, d.err = x.snapshot(d.after); d.err != nil {
-			continue
+		item := make([]Append, len(d.streams))
+		for i, s := range d.streams {
+			a := Append{Stream: s, Expected: d.roots[i].Version, Events: d.after[i].Uncommitted()}
+			var err error
+			a.Snapshot, err = x.snapshot(d.after[i])
+			d.err = errors.Join(d.err, err)
+			item[i] = a
 		}
-		items, ready = append(items, []Append{a}), append(ready, d)
+		if d.err == nil {
+			items, ready = append(items, item), append(ready, d)
+		}
 	}
 	if len(items) == 0 {
 		return
@@ -233,14 +288,21 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 		for j, k := range d.commands {
 			results[k] = d.outcomes[j]
 		}
-		d.after.Commit()
-		switch {
-		case d.after.Version == 0:
-		case x.decider.Final != nil && x.decider.Final(d.after.State):
-			x.cache.remove(d.stream.ID)
-		default:
-			x.cache.put(d.stream.ID, d.after, x.size(items[i][0]))
+		for j := range d.after {
+			x.keep(d.streams[j].ID, d.after[j], items[i][j])
 		}
+	}
+}
+
+// keep puts a stored aggregate into the cache.
+func (x *Executor[S, C]) keep(id string, r Root[S], stored Append) {
+	r.Commit()
+	switch {
+	case r.Version == 0:
+	case x.decider.Final != nil && x.decider.Final(r.State):
+		x.cache.remove(id)
+	default:
+		x.cache.put(id, r, x.size(stored))
 	}
 }
 
@@ -298,15 +360,16 @@ func (x *Executor[S, C]) snapshot(r Root[S]) ([]byte, error) {
 	return b, nil
 }
 
-// decide carries out a unit's commands one after another on a copy of its root. A key that was used before, in the store or
+// decide carries out a unit's commands one after another on copies of its roots. A key that was used before, in the store or
 // earlier in this group, gets the first one's events.
 func (x *Executor[S, C]) decide(cmds []Command[C], u *unit[S, C]) draft[S, C] {
-	d := draft[S, C]{unit: u, after: u.root, outcomes: make([]batch.Result[Outcome[S]], len(u.commands))}
-	root := &d.after
+	d := draft[S, C]{unit: u, after: slices.Clone(u.roots), outcomes: make([]batch.Result[Outcome[S]], len(u.commands))}
 	inGroup := map[string][]Event{}
 	for j, i := range u.commands {
 		c, out := cmds[i], &d.outcomes[j]
-		first := EventID(u.stream, c.key(), 0)
+		at := u.index(c.StreamID)
+		root, stream := &d.after[at], u.streams[at]
+		first := EventID(stream, c.key(), 0)
 		if e, ok := u.prior[first]; ok {
 			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: []Event{e}, Replayed: true}
 			continue
@@ -315,7 +378,16 @@ func (x *Executor[S, C]) decide(cmds []Command[C], u *unit[S, C]) draft[S, C] {
 			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: events, Replayed: true}
 			continue
 		}
-		events, err := x.decider.Apply(root, u.stream, c)
+		var (
+			events []Event
+			err    error
+		)
+		if c.OtherID == "" {
+			events, err = x.decider.Apply(root, stream, c)
+		} else {
+			other := u.index(c.OtherID)
+			events, err = x.decider.ApplyPair(root, &d.after[other], stream, u.streams[other], c)
+		}
 		*out = batch.Result[Outcome[S]]{Value: Outcome[S]{State: root.State, Version: root.Version, Events: events}, Err: err}
 		if len(events) > 0 {
 			inGroup[first] = events
@@ -329,7 +401,7 @@ func (x *Executor[S, C]) decide(cmds []Command[C], u *unit[S, C]) draft[S, C] {
 func (x *Executor[S, C]) settle(ctx context.Context, cmds []Command[C], u *unit[S, C], cause error, results []batch.Result[Outcome[S]]) {
 	if len(u.commands) == 1 || ctx.Err() != nil || retryable(cause) {
 		for _, i := range u.commands {
-			results[i] = batch.Result[Outcome[S]]{Err: fmt.Errorf("execute on %s: %w", u.stream, cause)}
+			results[i] = batch.Result[Outcome[S]]{Err: fmt.Errorf("execute on %s: %w", u.streams[0], cause)}
 		}
 		return
 	}

@@ -3,6 +3,7 @@ package es
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"example.com/billing/pkg/batch"
 )
@@ -56,7 +57,7 @@ func (x *Executor[S, C]) findPrior(ctx context.Context, cmds []Command[C], units
 	var ids []string
 	for _, u := range units {
 		for _, i := range u.commands {
-			ids = append(ids, EventID(u.stream, cmds[i].key(), 0))
+			ids = append(ids, EventID(Stream{Type: x.decider.Type, ID: cmds[i].StreamID}, cmds[i].key(), 0))
 		}
 	}
 	found, err := x.store.Lookup(ctx, ids)
@@ -66,7 +67,7 @@ func (x *Executor[S, C]) findPrior(ctx context.Context, cmds []Command[C], units
 	for _, u := range units {
 		u.prior = map[string]Event{}
 		for _, e := range found {
-			if e.Stream == u.stream {
+			if slices.Contains(u.streams, e.Stream) {
 				u.prior[e.ID] = e
 			}
 		}

@@ -42,12 +42,30 @@ func (m *model) do(c es.Command[any]) (refusal, replayed bool, events int) {
 	case idle:
 		return false, false, 0
 	}
+	if b, ok := c.Body.(give); ok {
+		if change = -b.n; b.n > m.balance[c.StreamID] {
+			return true, false, 0
+		}
+		m.balance[c.OtherID] += b.n
+		m.version[c.OtherID]++
+	}
 	m.balance[c.StreamID] += change
 	m.version[c.StreamID]++
 	if c.Key != "" {
 		m.answers[c.StreamID+"/"+c.Key] = m.version[c.StreamID]
 	}
 	return false, false, 1
+}
+
+// drawPairs is drawGroup with some commands on two purses.
+func drawPairs(rt *rapid.T) []es.Command[any] {
+	group := drawGroup(rt)
+	for i := range group {
+		if other := fmt.Sprint("purse-", rapid.IntRange(1, 4).Draw(rt, "other")); other != group[i].StreamID && rapid.Bool().Draw(rt, "pair") {
+			group[i].OtherID, group[i].Body = other, give{rapid.Int64Range(1, 20).Draw(rt, "given")}
+		}
+	}
+	return group
 }
 
 // drawGroup draws commands on three purses, some with a key that others have too.
@@ -79,7 +97,7 @@ func TestExecutorsFollowTheModel(t *testing.T) {
 			if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 {
 				executors[0] = start()
 			}
-			group := drawGroup(rt)
+			group := drawPairs(rt)
 			results := executors[rapid.IntRange(0, 1).Draw(rt, "executor")].ExecuteAll(t.Context(), group)
 			for i, c := range group {
 				refusal, replayed, events := m.do(c)

@@ -28,6 +28,7 @@ type (
 	spend    struct{ n int64 }
 	spendAll struct{}
 	twice    struct{ n int64 } // put, as two facts
+	give     struct{ n int64 } // from the own purse to the other
 	idle     struct{}          // nothing to do
 	explode  struct{}          // panics in Decide
 	swell    struct{}          // a fact over the limit of any store
@@ -82,6 +83,25 @@ func decidePurse(p purse, c any) ([]es.Fact, error) {
 	return nil, fmt.Errorf("unknown command %T", c)
 }
 
+func decidePair(own, _ purse, c any) (ownFacts, otherFacts []es.Fact, err error) {
+	switch c := c.(type) {
+	case give:
+		if c.n > own.Balance {
+			return nil, nil, es.Refuse("INSUFFICIENT_FUNDS", "The purse holds %d, less than %d.", own.Balance, c.n)
+		}
+		return []es.Fact{moved{-c.n}}, []es.Fact{moved{c.n}}, nil
+	case idle:
+		return nil, nil, nil
+	case explode:
+		panic("the command explodes")
+	case bomb:
+		return []es.Fact{moved{1}}, []es.Fact{moved{-1}, noted{"bomb"}}, nil
+	case lost:
+		return nil, []es.Fact{moved{1}}, nil
+	}
+	return nil, nil, fmt.Errorf("unknown command %T", c)
+}
+
 func evolvePurse(p purse, f es.Fact, _ es.Occurred) purse {
 	switch f := f.(type) {
 	case moved:
@@ -112,7 +132,7 @@ func decodePurse(eventType string, data json.RawMessage) (es.Fact, error) {
 // purses is the decider; withSnapshots or always folding.
 func purses(withSnapshots bool) *es.Decider[purse, any] {
 	d := &es.Decider[purse, any]{
-		Type: "Purse", Initial: func() purse { return purse{} }, Decide: decidePurse, Evolve: evolvePurse, Decode: decodePurse,
+		Type: "Purse", Initial: func() purse { return purse{} }, Decide: decidePurse, DecidePair: decidePair, Evolve: evolvePurse, Decode: decodePurse,
 	}
 	if withSnapshots {
 		d.Snapshots = &es.Snapshots[purse]{

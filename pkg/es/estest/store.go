@@ -275,7 +275,7 @@ func testReadAll(t *testing.T, s es.Store) {
 		wg.Go(func() {
 			st := newStream()
 			for v := range int64(each) {
-				if err := s.Append(t.Context(), es.Append{Stream: st, Expected: v, Events: events(st, v, 1)}); err != nil {
+				if err := s.Append(context.WithoutCancel(t.Context()), es.Append{Stream: st, Expected: v, Events: events(st, v, 1)}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -283,6 +283,7 @@ func testReadAll(t *testing.T, s es.Store) {
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
+	defer wg.Wait() // a writer may hear of its commit after the reader saw it
 	versions := map[string]int64{}
 	var last int64
 	for n := 0; n < writers*each; {
