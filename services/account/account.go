@@ -35,20 +35,25 @@ type Status string
 const (
 	Active    Status = "active"
 	Suspended Status = "suspended" // no new postings; active again later
+	Closing   Status = "closing"   // no new postings; closed when the transactions under way have ended
 	Closed    Status = "closed"    // for ever
 )
 
 // Statuses lists them.
-func Statuses() []string { return []string{string(Active), string(Suspended), string(Closed)} }
+func Statuses() []string {
+	return []string{string(Active), string(Suspended), string(Closing), string(Closed)}
+}
 
-// Account is an account's state: constant in size, however long its history.
+// Account is an account's state: bounded in size, however long its history.
 type Account struct {
 	OwnerID    string           `json:"ownerId"`
 	OwnerType  string           `json:"ownerType"`
 	Type       Type             `json:"accountType"`
 	Currency   string           `json:"currency"`
-	Scale      int32            `json:"scale"` // digits that balances are printed with
-	Balance    decimal.Decimal  `json:"balance"`
+	Scale      int32            `json:"scale"`                // digits that balances are printed with
+	Balance    decimal.Decimal  `json:"balance"`              // posted
+	Held       decimal.Decimal  `json:"held,omitzero"`        // what open holds reserve of it: the sum of Holds
+	Holds      Holds            `json:"holds,omitzero"`       // at most HoldsMax
 	MinBalance *decimal.Decimal `json:"minBalance,omitempty"` // nil = no limit
 	MaxBalance *decimal.Decimal `json:"maxBalance,omitempty"`
 	Status     Status           `json:"status"` // empty = there is no such account
@@ -61,6 +66,9 @@ type Account struct {
 
 // Exists reports whether the account was ever opened.
 func (a Account) Exists() bool { return a.Status != "" }
+
+// Available is what debits may use, down to the minimum: posted minus held.
+func (a Account) Available() decimal.Decimal { return a.Balance.Sub(a.Held) }
 
 // Format prints an amount at the account's scale.
 func (a Account) Format(d decimal.Decimal) string { return d.StringFixed(a.Scale) }
@@ -107,6 +115,13 @@ func evolve(a Account, f es.Fact, o es.Occurred) Account {
 		a.Status, a.CreatedAt = Active, o.At
 	case BalanceChanged:
 		a.Balance = decimal.Decimal(f.NewBalance)
+		if f.HeldChange != nil {
+			a = a.hold(f.HoldID, decimal.Decimal(*f.HeldChange))
+		}
+	case FundsHeld:
+		a = a.hold(f.HoldID, decimal.Decimal(f.Amount))
+	case FundsReleased:
+		a = a.hold(f.HoldID, decimal.Decimal(f.Amount).Neg())
 	case LimitsChanged:
 		a.MinBalance, a.MaxBalance = f.MinBalance.ptr(), f.MaxBalance.ptr()
 	case StatusChanged:

@@ -129,7 +129,11 @@ func TestChangeStatus(t *testing.T) {
 	}
 	active := []es.Fact{created()}
 	suspended := []es.Fact{created(), status(account.Active, account.Suspended)}
-	closed := []es.Fact{created(), status(account.Active, account.Closed)}
+	closing := []es.Fact{created(), status(account.Active, account.Closing)}
+	closed := []es.Fact{created(), status(account.Active, account.Closing), status(account.Closing, account.Closed)}
+	keyed := func(s account.Status) account.ChangeStatus {
+		return account.ChangeStatus{Status: s, Reason: "asked", Keyed: true}
+	}
 	holding := []es.Fact{created(), credited("5.00")}
 	for _, tc := range []struct {
 		name    string
@@ -140,13 +144,19 @@ func TestChangeStatus(t *testing.T) {
 	}{
 		{"active, active", active, to(account.Active), nil, ""},
 		{"active, suspended", active, to(account.Suspended), status(account.Active, account.Suspended), ""},
-		{"active, closed", active, to(account.Closed), status(account.Active, account.Closed), ""},
+		{"active, closed", active, to(account.Closed), status(account.Active, account.Closing), ""},
+		{"closing, closed", closing, to(account.Closed), nil, ""},
+		{"closing, closed, with a key", closing, keyed(account.Closed), status(account.Closing, account.Closing), ""},
+		{"closing, active", closing, to(account.Active), status(account.Closing, account.Active), ""},
+		{"closing, suspended", closing, to(account.Suspended), status(account.Closing, account.Suspended), ""},
+		{"a hold open, closed", []es.Fact{created(from("-9.00")), held(hold1, "5.00", "0.00", "5.00")}, to(account.Closed), nil, "HOLDS_OPEN"},
 		{"suspended, active", suspended, to(account.Active), status(account.Suspended, account.Active), ""},
 		{"suspended, suspended", suspended, to(account.Suspended), nil, ""},
-		{"suspended, closed", suspended, to(account.Closed), status(account.Suspended, account.Closed), ""},
+		{"suspended, closed", suspended, to(account.Closed), status(account.Suspended, account.Closing), ""},
 		{"closed, active", closed, to(account.Active), nil, "STATUS_NOT_ALLOWED"},
 		{"closed, suspended", closed, to(account.Suspended), nil, "STATUS_NOT_ALLOWED"},
 		{"closed, closed", closed, to(account.Closed), nil, ""},
+		{"closed, closed, with a key", closed, keyed(account.Closed), status(account.Closed, account.Closed), ""},
 		{"money on it, closed", holding, to(account.Closed), nil, "BALANCE_NOT_ZERO"},
 		{"money on it, suspended", holding, to(account.Suspended), status(account.Active, account.Suspended), ""},
 		{"debts, closed", []es.Fact{created(from("-9.00")), moved("x", account.Debit, "0.00", "5.00", "-5.00")}, to(account.Closed), nil, "BALANCE_NOT_ZERO"},
@@ -164,7 +174,11 @@ func TestChangeStatus(t *testing.T) {
 			case tc.then == nil:
 				then.ThenNothing()
 			default:
-				if got := then.Then(tc.then).State().Status; got != tc.when.Status {
+				want := tc.when.Status
+				if changed, ok := tc.then.(account.StatusChanged); ok && changed.NewStatus == account.Closing {
+					want = account.Closing
+				}
+				if got := then.Then(tc.then).State().Status; got != want {
 					t.Errorf("status %s", got)
 				}
 			}

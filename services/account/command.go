@@ -71,8 +71,39 @@ func (c ChangeStatus) decide(a Account) ([]es.Fact, error) {
 		return nil, es.Refuse("STATUS_NOT_ALLOWED", "The account is closed; it stays so.")
 	case c.Status == Closed && !a.Balance.IsZero():
 		return nil, es.Refuse("BALANCE_NOT_ZERO", "The balance is %s %s; an account closes at zero.", a.Format(a.Balance), a.Currency)
+	case c.Status == Closed && len(a.Holds) > 0:
+		return nil, es.Refuse("HOLDS_OPEN", "%d holds are open; an account closes without.", len(a.Holds))
+	case c.Status == Closed && a.Status == Closing && !c.Keyed:
+		return nil, nil
 	}
-	return []es.Fact{StatusChanged{PreviousStatus: a.Status, NewStatus: c.Status, Reason: c.Reason}}, nil
+	return []es.Fact{StatusChanged{PreviousStatus: a.Status, NewStatus: c.next(a), Reason: c.Reason}}, nil
+}
+
+// next is the status that the change leads to: an account that shall close is closing first.
+func (c ChangeStatus) next(a Account) Status {
+	if c.Status == Closed && a.Status != Closed {
+		return Closing
+	}
+	return c.Status
+}
+
+// SameAs reports whether f is what this change, or one with the same content, led to.
+func (c ChangeStatus) SameAs(f StatusChanged) bool {
+	return f.Reason == c.Reason && (f.NewStatus == c.Status || f.NewStatus == Closing && c.Status == Closed)
+}
+
+// FinishClosing ends the closing of an account that no transaction under way names: closed, or, where the last of them left
+// money on it, active again.
+type FinishClosing struct{}
+
+func (FinishClosing) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
+	switch {
+	case a.Status != Closing:
+		return nil, nil
+	case !a.Balance.IsZero() || len(a.Holds) > 0:
+		return []es.Fact{StatusChanged{PreviousStatus: Closing, NewStatus: Active, Reason: "the last transactions left money on the account"}}, nil
+	}
+	return []es.Fact{StatusChanged{PreviousStatus: Closing, NewStatus: Closed, Reason: "no transaction is under way"}}, nil
 }
 
 // Limit is an optional change of a limit.
@@ -142,6 +173,7 @@ type Post struct {
 	Amount       decimal.Decimal
 	Currency     string
 	Reason       string
+	HoldID       string // of a debit that captures: the hold; its reserve is what the debit takes
 }
 
 func (c Post) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
@@ -152,31 +184,54 @@ func (c Post) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command
 			SagaID: c.SagaID, Step: c.Step, ErrorReason: r.Reason, ErrorMessage: r.Message,
 		}}, nil
 	}
-	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction, c.Amount)}, nil
+	return []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction, c.Amount).capturing(a, c.HoldID)}, nil
 }
 
 // refusal is the rule that says no, or nil.
 func (c Post) refusal(a Account, after decimal.Decimal) *es.Refusal {
+	if r := a.closedTo(c.Amount, c.Currency); r != nil {
+		return r
+	}
+	switch {
+	case c.HoldID != "":
+		return a.uncovered(c.HoldID, c.Amount)
+	case c.Direction == Debit:
+		return a.lacks(c.Amount)
+	case c.Direction == Credit && a.MaxBalance != nil && after.GreaterThan(*a.MaxBalance):
+		return es.Refuse("MAX_BALANCE", "The balance would be %s %s, above the maximum of %s.", a.Format(after), a.Currency, a.Format(*a.MaxBalance))
+	}
+	return nil
+}
+
+// closedTo is the rule by which the account takes no part in a first leg of this amount, or nil.
+func (a Account) closedTo(amount decimal.Decimal, currency string) *es.Refusal {
 	switch {
 	case !a.Exists():
 		return es.Refuse("ACCOUNT_NOT_FOUND", "There is no such account.")
 	case a.Status == Suspended:
 		return es.Refuse("ACCOUNT_SUSPENDED", "The account is suspended.")
+	case a.Status == Closing:
+		return es.Refuse("ACCOUNT_CLOSING", "The account is closing.")
 	case a.Status == Closed:
 		return es.Refuse("ACCOUNT_CLOSED", "The account is closed.")
-	case c.Currency != a.Currency:
-		return es.Refuse("CURRENCY_MISMATCH", "The account is in %s, the posting in %s.", a.Currency, c.Currency)
-	case !c.Amount.IsPositive() || -c.Amount.Exponent() > a.Scale:
-		return es.Refuse("INVALID_ARGUMENT", "The amount %s is no positive amount of %s.", c.Amount, a.Currency)
-	case c.Direction == Debit && a.MinBalance != nil && after.LessThan(*a.MinBalance):
-		if a.MinBalance.IsZero() {
-			return es.Refuse("INSUFFICIENT_FUNDS", "The account holds %s %s, less than %s.", a.Format(a.Balance), a.Currency, a.Format(c.Amount))
-		}
-		return es.Refuse("MIN_BALANCE", "The balance would be %s %s, below the minimum of %s.", a.Format(after), a.Currency, a.Format(*a.MinBalance))
-	case c.Direction == Credit && a.MaxBalance != nil && after.GreaterThan(*a.MaxBalance):
-		return es.Refuse("MAX_BALANCE", "The balance would be %s %s, above the maximum of %s.", a.Format(after), a.Currency, a.Format(*a.MaxBalance))
+	case currency != a.Currency:
+		return es.Refuse("CURRENCY_MISMATCH", "The account is in %s, the posting in %s.", a.Currency, currency)
+	case !amount.IsPositive() || -amount.Exponent() > a.Scale:
+		return es.Refuse("INVALID_ARGUMENT", "The amount %s is no positive amount of %s.", amount, a.Currency)
 	}
 	return nil
+}
+
+// lacks is the rule by which the account cannot spare the amount, or nil.
+func (a Account) lacks(amount decimal.Decimal) *es.Refusal {
+	after := a.Available().Sub(amount)
+	switch {
+	case a.MinBalance == nil || !after.LessThan(*a.MinBalance):
+		return nil
+	case a.MinBalance.IsZero():
+		return es.Refuse("INSUFFICIENT_FUNDS", "The account has %s %s available, less than %s.", a.Format(a.Available()), a.Currency, a.Format(amount))
+	}
+	return es.Refuse("MIN_BALANCE", "The available balance would be %s %s, below the minimum of %s.", a.Format(after), a.Currency, a.Format(*a.MinBalance))
 }
 
 // Cancel closes a step's register that nobody has written: the step will never be done. Sent with the step's own key, so
@@ -195,10 +250,11 @@ type Rollback struct {
 	Direction    Direction
 	Amount       decimal.Decimal
 	Reason       string
+	HoldID       string // of a posting that captured: the hold, which holds the amount again
 }
 
 func (c Rollback) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
-	facts := []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount)}
+	facts := []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount).capturing(a, c.HoldID)}
 	if a.Status == Closed {
 		facts = append(facts, StatusChanged{PreviousStatus: Closed, NewStatus: Suspended, Reason: "money came back by " + c.Step})
 	}
@@ -207,17 +263,23 @@ func (c Rollback) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Com
 
 // moved is the event of money that moves.
 func (a Account) moved(sagaID, step, reason string, d Direction, by decimal.Decimal) BalanceChanged {
-	return BalanceChanged{
+	c := BalanceChanged{
 		PreviousBalance: amount(a.Balance, a.Scale), NewBalance: amount(a.Balance.Add(d.signed(by)), a.Scale),
 		ChangeAmount: amount(by, a.Scale), ChangeType: d, Reason: reason, Currency: a.Currency, AccountType: a.Type,
 		TransitChange: amount(d.Opposite().signed(by), a.Scale), SagaID: sagaID, Step: step,
 	}
+	if !a.Held.IsZero() {
+		c.HeldBalance = limit(&a.Held, a.Scale)
+	}
+	return c
 }
 
 // Register is what a step's register says.
 type Register struct {
 	Outcome    Outcome
 	NewBalance string // done
+	Available  string // done: posted minus held
+	HoldID     string // done: the hold that was placed, captured or released; empty = none
 	Direction  Direction
 	Amount     decimal.Decimal // done, refused
 	Currency   string          // done, refused
@@ -239,11 +301,15 @@ const (
 func ReadRegister(f es.Fact) (r Register, ok bool) {
 	switch f := f.(type) {
 	case BalanceChanged:
-		d := decimal.Decimal(f.NewBalance)
-		return Register{
-			Outcome: Done, NewBalance: d.StringFixed(max(-d.Exponent(), 0)), Direction: f.ChangeType,
-			Amount: decimal.Decimal(f.ChangeAmount), Currency: f.Currency,
-		}, true
+		held := Amount(decimal.Zero)
+		if f.HeldBalance != nil {
+			held = *f.HeldBalance
+		}
+		return done(f.NewBalance, held, f.HoldID, f.ChangeType, f.ChangeAmount, f.Currency), true
+	case FundsHeld:
+		return done(f.Balance, f.HeldBalance, f.HoldID, Hold, f.Amount, f.Currency), true
+	case FundsReleased:
+		return done(f.Balance, f.HeldBalance, f.HoldID, Hold, f.Amount, f.Currency), true
 	case PostingRefused:
 		return Register{
 			Outcome: Refused, Direction: f.ChangeType, Amount: decimal.Decimal(f.ChangeAmount), Currency: f.Currency,
@@ -253,4 +319,14 @@ func ReadRegister(f es.Fact) (r Register, ok bool) {
 		return Register{Outcome: Cancelled}, true
 	}
 	return Register{}, false
+}
+
+// done is the register of what was done.
+func done(balance, held Amount, holdID string, d Direction, by Amount, currency string) Register {
+	posted := decimal.Decimal(balance)
+	scale := max(-posted.Exponent(), 0)
+	return Register{
+		Outcome: Done, NewBalance: posted.StringFixed(scale), Available: posted.Sub(decimal.Decimal(held)).StringFixed(scale),
+		HoldID: holdID, Direction: d, Amount: decimal.Decimal(by), Currency: currency,
+	}
 }

@@ -16,6 +16,7 @@ type Direction string
 const (
 	Debit  Direction = "DEBIT"
 	Credit Direction = "CREDIT"
+	Hold   Direction = "HOLD" // it does not move: it is reserved, or given back
 )
 
 // Opposite is the other direction.
@@ -83,6 +84,9 @@ type BalanceChanged struct {
 	TransitChange   Amount    `json:"transitChange"`
 	SagaID          string    `json:"sagaId"`
 	Step            string    `json:"step"`
+	HoldID          string    `json:"holdId,omitempty"`      // the hold that a debit captures, or its rollback restores
+	HeldChange      *Amount   `json:"heldChange,omitempty"`  // what that did to the held balance
+	HeldBalance     *Amount   `json:"heldBalance,omitempty"` // after it; nil = zero
 }
 
 // EventType is BalanceChanged.
@@ -139,6 +143,10 @@ func decode(eventType string, data json.RawMessage) (es.Fact, error) {
 		return decodeAs[Created](data)
 	case BalanceChanged{}.EventType():
 		return decodeAs[BalanceChanged](data)
+	case FundsHeld{}.EventType():
+		return decodeAs[FundsHeld](data)
+	case FundsReleased{}.EventType():
+		return decodeAs[FundsReleased](data)
 	case PostingRefused{}.EventType():
 		return decodeAs[PostingRefused](data)
 	case PostingCancelled{}.EventType():

@@ -28,8 +28,11 @@ func published() map[string]es.Fact {
 			ChangeAmount: amt("250.50"), ChangeType: account.Debit, Currency: "USD", SagaID: saga, Step: "debit_source",
 			ErrorReason: "INSUFFICIENT_FUNDS", ErrorMessage: "The account holds 100.00 USD, less than 250.50.",
 		},
-		"PostingCancelled":     account.PostingCancelled{SagaID: saga, Step: "credit_destination"},
-		"AccountStatusChanged": status(account.Active, account.Suspended),
+		"BalanceChanged.capture": captured("debit_customer", account.Debit, "100.00", "30.00", "70.00", hold1, "-30.00", "20.00"),
+		"FundsHeld":              held(hold1, "50.00", "100.00", "50.00"),
+		"FundsReleased":          released(hold1, "20.00", "70.00", "0.00"),
+		"PostingCancelled":       account.PostingCancelled{SagaID: saga, Step: "credit_destination"},
+		"AccountStatusChanged":   status(account.Active, account.Suspended),
 	}
 }
 

@@ -19,7 +19,8 @@ type walk struct {
 	stream es.Stream
 	root   es.Root[account.Account]
 	events []es.Event
-	done   []account.BalanceChanged // first legs that moved money
+	done   []account.BalanceChanged   // first legs that moved money
+	holds  map[string]decimal.Decimal // what is left of each open hold
 	n      int
 }
 
@@ -67,7 +68,7 @@ func drawOpen(rt *rapid.T) account.Open {
 
 func TestAccountProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &walk{dec: account.Decider(), stream: es.Stream{Type: account.AggregateType, ID: "a-1"}}
+		w := &walk{dec: account.Decider(), stream: es.Stream{Type: account.AggregateType, ID: "a-1"}, holds: map[string]decimal.Decimal{}}
 		w.root = w.dec.New()
 		w.do(rt, drawOpen(rt))
 		scale := w.root.State.Scale
@@ -79,6 +80,23 @@ func TestAccountProperties(t *testing.T) {
 					Currency:  rapid.SampledFrom([]string{"USD", "USD", "USD", "USD", "EUR"}).Draw(rt, "currency"),
 				}
 				w.post(rt, c)
+			},
+			"hold":    w.hold,
+			"capture": w.capture,
+			"release": func(rt *rapid.T) {
+				id := rapid.SampledFrom([]string{"h-1", "h-2", "h-3"}).Draw(rt, "hold")
+				facts := w.do(rt, account.ReleaseHold{SagaID: saga, Step: fmt.Sprint("s-", w.n), HoldID: id})
+				if f, ok := facts[0].(account.FundsReleased); !ok || !decimal.Decimal(f.Amount).Equal(w.holds[id]) {
+					rt.Fatalf("hold %s of %s was released by %+v", id, w.holds[id], facts)
+				}
+				delete(w.holds, id)
+			},
+			"finish closing": func(rt *rapid.T) {
+				before := w.root.State
+				w.do(rt, account.FinishClosing{})
+				if now := w.root.State; now.Status == account.Closed && before.Status != account.Closed && (!now.Balance.IsZero() || len(w.holds) > 0) {
+					rt.Fatalf("closed with %s and %d holds", now.Balance, len(w.holds))
+				}
 			},
 			"cancel": func(rt *rapid.T) {
 				before := w.root.State.Balance
@@ -129,8 +147,8 @@ func (w *walk) post(rt *rapid.T, c account.Post) {
 			rt.Fatalf("%+v was done on a %s account", c, before.Status)
 		case !after.Balance.Equal(before.Balance.Add(change)):
 			rt.Fatalf("%s and %s make %s", before.Balance, change, after.Balance)
-		case c.Direction == account.Debit && after.MinBalance != nil && after.Balance.LessThan(*after.MinBalance):
-			rt.Fatalf("a debit to %s, below %s", after.Balance, after.MinBalance)
+		case c.HoldID == "" && c.Direction == account.Debit && after.MinBalance != nil && after.Available().LessThan(*after.MinBalance):
+			rt.Fatalf("a debit to %s, below %s", after.Available(), after.MinBalance)
 		case c.Direction == account.Credit && after.MaxBalance != nil && after.Balance.GreaterThan(*after.MaxBalance):
 			rt.Fatalf("a credit to %s, above %s", after.Balance, after.MaxBalance)
 		case after.Type == account.User && c.Direction == account.Debit && after.MinBalance == nil:
@@ -145,12 +163,60 @@ func (w *walk) post(rt *rapid.T, c account.Post) {
 	}
 }
 
+// hold reserves an amount, or leaves everything as it was.
+func (w *walk) hold(rt *rapid.T) {
+	before := w.root.State
+	id := rapid.SampledFrom([]string{"h-1", "h-2", "h-3"}).Draw(rt, "hold")
+	c := account.PlaceHold{SagaID: saga, Step: fmt.Sprint("s-", w.n), HoldID: id, Amount: cents(-1, 60, before.Scale).Draw(rt, "held"), Currency: "USD"}
+	facts := w.do(rt, c)
+	after := w.root.State
+	switch facts[0].(type) {
+	case account.FundsHeld:
+		w.holds[id] = w.holds[id].Add(c.Amount)
+		if !c.Amount.IsPositive() || before.Status != account.Active || after.MinBalance != nil && after.Available().LessThan(*after.MinBalance) {
+			rt.Fatalf("%+v was done on a %s account with %s available", c, before.Status, before.Available())
+		}
+	case account.PostingRefused:
+	default:
+		rt.Fatalf("a hold wrote %+v", facts)
+	}
+	if !after.Balance.Equal(before.Balance) {
+		rt.Fatalf("a hold moved the balance from %s to %s", before.Balance, after.Balance)
+	}
+}
+
+// capture takes from a hold what it has, whatever the limits, and no more.
+func (w *walk) capture(rt *rapid.T) {
+	before := w.root.State
+	id := rapid.SampledFrom([]string{"h-1", "h-2", "h-3"}).Draw(rt, "hold")
+	c := account.Post{
+		SagaID: saga, Step: fmt.Sprint("s-", w.n), Direction: account.Debit, Amount: cents(1, 60, before.Scale).Draw(rt, "captured"), Currency: "USD", HoldID: id,
+	}
+	w.post(rt, c)
+	covered := before.Status == account.Active && before.Holds[id].GreaterThanOrEqual(c.Amount)
+	if moved := !w.root.State.Balance.Equal(before.Balance); moved != covered {
+		rt.Fatalf("capture of %s from a hold with %s on a %s account: done %v", c.Amount, before.Holds[id], before.Status, moved)
+	}
+	if covered {
+		if w.holds[id] = w.holds[id].Sub(c.Amount); w.holds[id].IsZero() {
+			delete(w.holds, id)
+		}
+		if !w.root.State.Available().Equal(before.Available()) {
+			rt.Fatalf("a capture changed what is available from %s to %s", before.Available(), w.root.State.Available())
+		}
+	}
+}
+
 // rollback: it takes back exactly what was done, whatever the account's limits and status.
 func (w *walk) rollback(rt *rapid.T, undone account.BalanceChanged) {
 	before := w.root.State.Balance
 	facts := w.do(rt, account.Rollback{
 		SagaID: undone.SagaID, Step: undone.Step + "_rollback", Direction: undone.ChangeType, Amount: decimal.Decimal(undone.ChangeAmount), Reason: "rollback",
+		HoldID: undone.HoldID,
 	})
+	if undone.HoldID != "" {
+		w.holds[undone.HoldID] = w.holds[undone.HoldID].Add(decimal.Decimal(undone.ChangeAmount))
+	}
 	f, ok := facts[0].(account.BalanceChanged)
 	sum := decimal.Decimal(f.TransitChange).Add(decimal.Decimal(undone.TransitChange))
 	was := decimal.Decimal(undone.NewBalance).Sub(decimal.Decimal(undone.PreviousBalance))
@@ -182,6 +248,15 @@ func (w *walk) check(rt *rapid.T) {
 	}
 	if !balance.Add(transit).IsZero() || !w.root.State.Balance.Equal(balance) {
 		rt.Fatalf("balance %s, transit %s, state %s", balance, transit, w.root.State.Balance)
+	}
+	held := decimal.Zero
+	for id, left := range w.holds {
+		if held = held.Add(left); !w.root.State.Holds[id].Equal(left) {
+			rt.Fatalf("hold %s has %s left, not %s", id, w.root.State.Holds[id], left)
+		}
+	}
+	if !w.root.State.Held.Equal(held) || len(w.root.State.Holds) != len(w.holds) {
+		rt.Fatalf("held %s by %d holds, want %s by %d", w.root.State.Held, len(w.root.State.Holds), held, len(w.holds))
 	}
 	live := take(rt, w.dec, w.root.State)
 	again := w.dec.New()
