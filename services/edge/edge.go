@@ -23,6 +23,9 @@ const Domain = "billing"
 // TopicPrefix begins every topic and consumer group.
 const TopicPrefix = "billing"
 
+// OwnActor is the actor of commands that nobody asked for: the system's own.
+const OwnActor = "billing"
+
 // Limits of what requests may carry.
 const (
 	KeyMax       = 128      // characters of an idempotency key

@@ -39,12 +39,13 @@ type Server struct {
 	Pool       *pgxpool.Pool
 	Currencies money.Catalogue
 	Secret     []byte
+	Closing    *Closing
 }
 
 // New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte, mw ...cqrs.Middleware) *Server {
+func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte, closing *Closing, mw ...cqrs.Middleware) *Server {
 	s := &Server{
-		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: currencies, Secret: secret,
+		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: currencies, Secret: secret, Closing: closing,
 	}
 	cqrs.Handle(s.Commands, s.openAccount)
 	cqrs.Handle(s.Commands, s.changeStatus)
@@ -183,7 +184,7 @@ func checkLimits(v *rpc.Fields, o account.Open, req *accountv1.CreateAccountRequ
 func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeAccountStatusRequest) (*accountv1.ChangeAccountStatusResponse, error) {
 	var v rpc.Fields
 	id := v.UUID("accountId", req.GetAccountId())
-	v.OneOf("status", req.GetStatus(), account.Statuses()...)
+	v.OneOf("status", req.GetStatus(), string(account.Active), string(account.Suspended), string(account.Closed))
 	if v.Required("reason", req.GetReason()) {
 		v.MaxLen("reason", req.GetReason(), edge.ReferenceMax)
 	}
@@ -205,7 +206,14 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 		}
 		replayed(ctx)
 	}
-	return &accountv1.ChangeAccountStatusResponse{Account: toProto(id, out.State)}, nil
+	state := out.State
+	if state.Status == account.Closing && change.Status == account.Closed {
+		// If this does not work out the account is closing all the same, and is looked after from time to time.
+		if now, err := s.Closing.finish(ctx, id, edge.Origin(ctx)); err == nil && now != nil {
+			state = *now
+		}
+	}
+	return &accountv1.ChangeAccountStatusResponse{Account: toProto(id, state)}, nil
 }
 
 func (s *Server) changeStatus(ctx context.Context, c cqrs.Message[ChangeAccountStatus]) (es.Outcome[account.Account], error) {
@@ -224,7 +232,7 @@ func sameChange(e es.Event, c account.ChangeStatus) error {
 		return err
 	}
 	first, ok := f.(account.StatusChanged)
-	if !ok || first.NewStatus != c.Status || first.Reason != c.Reason {
+	if !ok || !c.SameAs(first) {
 		return rpc.Fail("IDEMPOTENCY_CONFLICT", "The idempotency key changed the status to %s (%s).", first.NewStatus, first.Reason)
 	}
 	return nil
@@ -320,7 +328,7 @@ func command(i cqrs.Info, accountID, key string, creates bool, body account.Comm
 func toProto(id string, a account.Account) *accountv1.Account {
 	return &accountv1.Account{
 		AccountId: id, OwnerId: a.OwnerID, OwnerType: a.OwnerType, AccountType: string(a.Type), Currency: a.Currency,
-		Balance: a.Format(a.Balance), Status: string(a.Status), Version: int32(a.Version), //nolint:gosec // two billion events
+		Balance: a.Format(a.Balance), HeldBalance: a.Format(a.Held), AvailableBalance: a.Format(a.Available()), Status: string(a.Status), Version: int32(a.Version), //nolint:gosec // two billion events
 		MinBalance: optional(a, a.MinBalance), MaxBalance: optional(a, a.MaxBalance), Metadata: edge.Struct(a.Metadata),
 		CreatedAt: timestamppb.New(a.CreatedAt), UpdatedAt: timestamppb.New(a.UpdatedAt),
 	}

@@ -49,7 +49,9 @@ func newServer(t *testing.T, store es.Store) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(x, nil, nil, money.Default(), []byte("secret"))
+	return New(x, nil, nil, money.Default(), []byte("secret"), &Closing{
+		Executor: x, Open: func(context.Context, string) ([]string, error) { return nil, nil },
+	})
 }
 
 // open opens an account in USD.

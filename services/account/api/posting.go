@@ -67,7 +67,9 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 		if x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && err == nil && r.Outcome == account.Done {
 			// What was done is there to be undone, by as much as its register says.
 			x.key = "rollback/" + x.sagaID + "/" + x.GetUndoStep() // a step is undone once, whatever the rollback is called
-			x.body = account.Rollback{SagaID: x.sagaID, Step: x.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: x.GetReason()}
+			x.body = account.Rollback{
+				SagaID: x.sagaID, Step: x.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: x.GetReason(), HoldID: r.HoldID,
+			}
 			second = append(second, x)
 			continue
 		}
@@ -83,11 +85,11 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 // register, or another account.
 type posting struct {
 	*accountv1.Posting
-	index             int // in the request
-	sagaID, accountID string
-	amount            decimal.Decimal // debit, credit
-	key               string          // of the register that body writes
-	body              account.Command
+	index                     int // in the request
+	sagaID, accountID, holdID string
+	amount                    decimal.Decimal // debit, credit, hold
+	key                       string          // of the register that body writes
+	body                      account.Command
 }
 
 // stepPattern keeps the parts of a register's key apart.
@@ -111,17 +113,19 @@ func (s *Server) read(p *accountv1.Posting) (posting, error) {
 	target := step("step", p.GetStep())
 	switch p.GetKind() {
 	case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_CREDIT:
-		if cur, ok := s.Currencies.Find(p.GetCurrency()); ok {
-			var err error
-			if x.amount, err = cur.ParsePositive(p.GetAmount()); err != nil {
-				addMoneyError(&v, "amount", err)
-			}
-		} else {
-			v.OneOf("currency", p.GetCurrency(), s.Currencies.Codes()...)
+		x.amount = s.readAmount(&v, p)
+		if p.GetHoldId() != "" && p.GetKind() == accountv1.PostingKind_POSTING_KIND_DEBIT {
+			x.holdID = v.UUID("holdId", p.GetHoldId())
 		}
 		x.body = account.Post{
-			SagaID: x.sagaID, Step: target, Direction: direction(p), Amount: x.amount, Currency: p.GetCurrency(), Reason: p.GetReason(),
+			SagaID: x.sagaID, Step: target, Direction: direction(p), Amount: x.amount, Currency: p.GetCurrency(), Reason: p.GetReason(), HoldID: x.holdID,
 		}
+	case accountv1.PostingKind_POSTING_KIND_HOLD:
+		x.amount, x.holdID = s.readAmount(&v, p), v.UUID("holdId", p.GetHoldId())
+		x.body = account.PlaceHold{SagaID: x.sagaID, Step: target, HoldID: x.holdID, Amount: x.amount, Currency: p.GetCurrency()}
+	case accountv1.PostingKind_POSTING_KIND_RELEASE:
+		x.holdID = v.UUID("holdId", p.GetHoldId())
+		x.body = account.ReleaseHold{SagaID: x.sagaID, Step: target, HoldID: x.holdID}
 	case accountv1.PostingKind_POSTING_KIND_CANCEL:
 		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
@@ -131,15 +135,32 @@ func (s *Server) read(p *accountv1.Posting) (posting, error) {
 		target = step("undoStep", p.GetUndoStep())
 		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	default:
-		v.Add("kind", "one_of:DEBIT,CREDIT,CANCEL,ROLLBACK", p.GetKind().String())
+		v.Add("kind", "one_of:DEBIT,CREDIT,CANCEL,ROLLBACK,HOLD,RELEASE", p.GetKind().String())
 	}
 	x.key = x.sagaID + "/" + target
 	return x, v.Err()
 }
 
+// readAmount reads an amount in the posting's currency.
+func (s *Server) readAmount(v *rpc.Fields, p *accountv1.Posting) decimal.Decimal {
+	cur, ok := s.Currencies.Find(p.GetCurrency())
+	if !ok {
+		v.OneOf("currency", p.GetCurrency(), s.Currencies.Codes()...)
+		return decimal.Zero
+	}
+	d, err := cur.ParsePositive(p.GetAmount())
+	if err != nil {
+		addMoneyError(v, "amount", err)
+	}
+	return d
+}
+
 func direction(p *accountv1.Posting) account.Direction {
-	if p.GetKind() == accountv1.PostingKind_POSTING_KIND_DEBIT {
+	switch p.GetKind() {
+	case accountv1.PostingKind_POSTING_KIND_DEBIT:
 		return account.Debit
+	case accountv1.PostingKind_POSTING_KIND_HOLD:
+		return account.Hold
 	}
 	return account.Credit
 }
@@ -189,7 +210,7 @@ func (x posting) result(out batch.Result[es.Outcome[account.Account]]) *accountv
 	res := &accountv1.PostingResult{Replayed: out.Value.Replayed, Version: int32(out.Value.Events[0].Version)} //nolint:gosec // two billion events
 	switch {
 	case r.Outcome == account.Done:
-		res.Outcome, res.NewBalance = accountv1.PostingOutcome_POSTING_OUTCOME_DONE, r.NewBalance
+		res.Outcome, res.NewBalance, res.AvailableBalance = accountv1.PostingOutcome_POSTING_OUTCOME_DONE, r.NewBalance, r.Available
 	case r.Outcome == account.Cancelled, x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK:
 		// Of a rollback: the step never happened, so there is nothing to undo.
 		res.Outcome = accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED
@@ -199,9 +220,10 @@ func (x posting) result(out batch.Result[es.Outcome[account.Account]]) *accountv
 	return res
 }
 
-// sameContent: a repeated debit or credit asks for what its register tells of.
+// sameContent: a repeated debit, credit or hold asks for what its register tells of.
 func (x posting) sameContent(r account.Register) error {
-	if x.amount.IsZero() || r.Outcome == account.Cancelled || x.amount.Equal(r.Amount) && direction(x.Posting) == r.Direction && x.GetCurrency() == r.Currency {
+	if x.amount.IsZero() || r.Outcome == account.Cancelled || x.amount.Equal(r.Amount) && direction(x.Posting) == r.Direction && x.GetCurrency() == r.Currency &&
+		(r.Outcome == account.Refused || x.holdID == r.HoldID) {
 		return nil
 	}
 	return rpc.Fail("IDEMPOTENCY_CONFLICT", "Step %s of saga %s asked for %s of %s %s, not %s of %s %s.",

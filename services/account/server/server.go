@@ -4,6 +4,8 @@ package server
 import (
 	"context"
 
+	"github.com/jackc/pgx/v5"
+
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
@@ -11,14 +13,16 @@ import (
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/api"
 	"example.com/billing/services/account/books"
+	"example.com/billing/services/account/clients"
 	"example.com/billing/services/account/readmodel"
 	"example.com/billing/services/edge"
 )
 
 // Config is the service's settings.
 type Config struct {
-	Addr        string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
-	PostgresDSN string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	Addr              string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
+	PostgresDSN       string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	TransactionTarget string `name:"transaction-target" env:"BILLING_TRANSACTION_TARGET" default:"127.0.0.1:9102" help:"The transaction service, as a gRPC target."`
 	edge.CurrencySettings
 	edge.KafkaSettings
 	run.Common
@@ -40,7 +44,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	store := espg.New(pool, espg.Options{Inline: books.Inline})
+	store := espg.New(pool, espg.Options{Inline: inline})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -61,8 +65,23 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(executor, accounts, pool, currencies, secret)
+	transactionConn, err := edge.Connect(app, cfg.TransactionTarget)
+	if err != nil {
+		return err
+	}
+	transactions := clients.NewTransactions(transactionConn)
+	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
+	app.Go("closing of accounts", closing.Run)
+	server := api.New(executor, accounts, pool, currencies, secret, closing)
 	return edge.Serve(app, edge.Serving{
 		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})
+}
+
+// inline keeps what must never lag behind the events: the books, and the accounts that are closing.
+func inline(b *pgx.Batch, events []es.Event) error {
+	if err := books.Inline(b, events); err != nil {
+		return err
+	}
+	return readmodel.Inline(b, events)
 }

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"example.com/billing/pkg/cqrs"
+	"example.com/billing/services/account"
+	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/edge"
+)
+
+// Closing closes accounts that are closing once no transaction under way names them.
+//
+// A first leg is refused from the moment the account is closing. One that was done before belongs to a transaction that the
+// transaction service had accepted before, and has among its open ones until its last rollback is done: so an account of which
+// it names none gets no money any more.
+type Closing struct {
+	Executor *Executor
+	// Open lists transactions that have not ended and name the account.
+	Open func(ctx context.Context, accountID string) ([]string, error)
+	// Accounts lists closing accounts with ids above after.
+	Accounts func(ctx context.Context, after string, limit int) ([]readmodel.Closing, error)
+	Log      *slog.Logger
+	Every    time.Duration // how often Run looks; 2 s
+}
+
+const closingPageMax = 500
+
+// Run looks through closing accounts from time to time, until ctx ends.
+func (c *Closing) Run(ctx context.Context) error {
+	if c.Every <= 0 {
+		c.Every = 2 * time.Second
+	}
+	t := time.NewTicker(c.Every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := c.sweep(ctx); err != nil && ctx.Err() == nil {
+			c.Log.Warn("close accounts", "error", err)
+		}
+	}
+}
+
+// sweep goes through all closing accounts.
+func (c *Closing) sweep(ctx context.Context) error {
+	for after := ""; ; {
+		accounts, err := c.Accounts(ctx, after, closingPageMax)
+		if err != nil || len(accounts) == 0 {
+			return err
+		}
+		for _, a := range accounts {
+			if _, err := c.finish(ctx, a.AccountID, cqrs.Origin{TenantID: a.TenantID, Actor: edge.OwnActor}); err != nil {
+				return err
+			}
+			after = a.AccountID
+		}
+	}
+}
+
+// finish ends the closing if it can end now; nil = it cannot.
+func (c *Closing) finish(ctx context.Context, accountID string, origin cqrs.Origin) (*account.Account, error) {
+	open, err := c.Open(ctx, accountID)
+	if err != nil || len(open) > 0 {
+		return nil, err
+	}
+	m := cqrs.New(account.FinishClosing{}, origin)
+	out, err := c.Executor.Execute(ctx, command(m.Info, accountID, "", false, m.Body))
+	if err != nil {
+		return nil, err
+	}
+	return &out.State, nil
+}
