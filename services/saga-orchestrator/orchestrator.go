@@ -18,25 +18,33 @@ const (
 
 // The actions that sagas are made of.
 const (
-	DebitSource           = "debit_source"
-	CreditDestination     = "credit_destination"
-	CompleteTransaction   = "complete_transaction"
-	CreditSourceRollback  = "credit_source_rollback"
-	FailTransaction       = "fail_transaction"
-	CompensateTransaction = "compensate_transaction"
+	DebitSource            = "debit_source"
+	CreditDestination      = "credit_destination"
+	CreditSourceRollback   = "credit_source_rollback"
+	DebitCustomer          = "debit_customer"
+	CreditMerchant         = "credit_merchant"
+	CreditCustomerRollback = "credit_customer_rollback"
+	DebitMerchant          = "debit_merchant"
+	CreditCustomer         = "credit_customer"
+	CreditMerchantRollback = "credit_merchant_rollback"
+	PlaceHold              = "place_hold"
+	ReleaseHold            = "release_hold"
+	CompleteTransaction    = "complete_transaction"
+	FailTransaction        = "fail_transaction"
+	CompensateTransaction  = "compensate_transaction"
 )
 
 // Definitions lists every saga, in every version that may still be running.
 func Definitions() []saga.Definition {
-	return []saga.Definition{transfer(), topup(), withdrawal()}
+	return []saga.Definition{transfer(), topup(), withdrawal(), payment(), refund(), hold(), release()}
 }
 
 // moneySteps move money from one account to another: the debit can be undone; the credit is the point of no return; after
 // it there is only forward.
-func moneySteps() []saga.Step {
+func moneySteps(debit, rollback, credit string) []saga.Step {
 	return []saga.Step{
-		{Name: DebitSource, Kind: saga.Compensatable, Compensation: CreditSourceRollback},
-		{Name: CreditDestination, Kind: saga.Pivot},
+		{Name: debit, Kind: saga.Compensatable, Compensation: rollback},
+		{Name: credit, Kind: saga.Pivot},
 		{Name: CompleteTransaction, Kind: saga.Retriable},
 	}
 }
@@ -47,6 +55,16 @@ type Input struct {
 	DestinationID string `json:"destinationAccountId"`
 	Amount        string `json:"amount"`
 	Currency      string `json:"currency"`
+	PaymentID     string `json:"paymentId"` // of a refund: the payment that reserved for it
+	HoldID        string `json:"holdId"`    // of a payment that captures, and of a release: the hold
+}
+
+// ReservedOn is the payment or hold that reserved for the transaction; empty = none.
+func (in Input) ReservedOn() string {
+	if in.PaymentID != "" {
+		return in.PaymentID
+	}
+	return in.HoldID
 }
 
 // ReadInput reads a trigger's data.

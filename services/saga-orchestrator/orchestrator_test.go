@@ -18,25 +18,30 @@ func TestDefinitions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(registry.Types(), " "); got != "topup transfer withdrawal" {
+	if got := strings.Join(registry.Types(), " "); got != "hold payment refund release topup transfer withdrawal" {
 		t.Errorf("types %s", got)
 	}
-	if got := strings.Join(registry.Triggers(), " "); got != "TopupRequested TransferRequested WithdrawalRequested" {
+	if got := strings.Join(registry.Triggers(), " "); got != "HoldRequested PaymentRequested RefundRequested ReleaseRequested TopupRequested TransferRequested WithdrawalRequested" {
 		t.Errorf("triggers %s", got)
+	}
+	money := func(debit, rollback, credit string) []saga.Step {
+		return []saga.Step{
+			{Name: debit, Kind: saga.Compensatable, Compensation: rollback}, {Name: credit, Kind: saga.Pivot}, {Name: "complete_transaction", Kind: saga.Retriable},
+		}
+	}
+	transfer := money("debit_source", "credit_source_rollback", "credit_destination")
+	steps := map[string][]saga.Step{
+		"transfer": transfer, "topup": transfer, "withdrawal": transfer,
+		"payment": money("debit_customer", "credit_customer_rollback", "credit_merchant"),
+		"refund":  money("debit_merchant", "credit_merchant_rollback", "credit_customer"),
+		"hold":    {{Name: "place_hold", Kind: saga.Pivot}, {Name: "complete_transaction", Kind: saga.Retriable}},
+		"release": {{Name: "release_hold", Kind: saga.Retriable}, {Name: "complete_transaction", Kind: saga.Retriable}},
 	}
 	for _, d := range Definitions() {
 		if err := d.Validate(); err != nil {
 			t.Error(err)
 		}
-		if got := d.StepNames(); !slices.Equal(got, []string{"debit_source", "credit_destination", "complete_transaction"}) {
-			t.Errorf("%s has the steps %v", d.Name, got)
-		}
-		want := []saga.Step{
-			{Name: "debit_source", Kind: saga.Compensatable, Compensation: "credit_source_rollback"},
-			{Name: "credit_destination", Kind: saga.Pivot},
-			{Name: "complete_transaction", Kind: saga.Retriable},
-		}
-		if !slices.Equal(d.Steps, want) || d.OnFailed != "fail_transaction" || d.OnCompensated != "compensate_transaction" {
+		if !slices.Equal(d.Steps, steps[d.Name]) || d.OnFailed != "fail_transaction" || d.OnCompensated != "compensate_transaction" {
 			t.Errorf("%s is %+v", d.Name, d)
 		}
 		if found, ok := registry.ByTrigger(strings.ToUpper(d.Name[:1]) + d.Name[1:] + "Requested"); !ok || found.Name != d.Name {

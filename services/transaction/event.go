@@ -3,7 +3,7 @@ package transaction
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
+	"time"
 
 	"github.com/shopspring/decimal"
 
@@ -14,16 +14,23 @@ import (
 type Requested struct {
 	Type           Type           `json:"-"` // in the event's name
 	SourceID       string         `json:"sourceAccountId"`
-	DestinationID  string         `json:"destinationAccountId"`
-	Amount         string         `json:"amount"` // at the currency's scale: "50.00"
+	DestinationID  string         `json:"destinationAccountId,omitempty"` // absent: of a release, and of a hold that names none
+	Amount         string         `json:"amount"`                         // at the currency's scale: "50.00"
 	Currency       string         `json:"currency"`
 	Reference      *string        `json:"reference,omitempty"`
 	Metadata       map[string]any `json:"metadata,omitempty"`
-	IdempotencyKey string         `json:"idempotencyKey"`
+	IdempotencyKey string         `json:"idempotencyKey,omitempty"` // a release has none: there is one for each hold
+	PaymentID      string         `json:"paymentId,omitempty"`
+	HoldID         string         `json:"holdId,omitempty"`
+	Whole          bool           `json:"whole,omitempty"`
+	Reason         *string        `json:"reason,omitempty"`
+	ExpiresAt      string         `json:"expiresAt,omitempty"` // of a hold: RFC 3339, UTC, milliseconds
+	DefaultExpiry  bool           `json:"defaultExpiry,omitempty"`
+	Cause          Cause          `json:"cause,omitempty"`
 }
 
 // EventType is TransferRequested and its like.
-func (r Requested) EventType() string { return prefixes[r.Type] + suffixRequested }
+func (r Requested) EventType() string { return prefixes[r.Type] + "Requested" }
 
 // amount reads the amount and the digits it is written with.
 func (r Requested) amount() (decimal.Decimal, int32) {
@@ -34,7 +41,30 @@ func (r Requested) amount() (decimal.Decimal, int32) {
 	return d, max(-d.Exponent(), 0)
 }
 
-// Ended is the fact that a transaction completed, failed or was compensated.
+// expiresAt reads the time; zero = none.
+func (r Requested) expiresAt() time.Time {
+	at, err := time.Parse(es.TimeFormat, r.ExpiresAt)
+	if err != nil {
+		return time.Time{} // decode has refused it already, unless there is none
+	}
+	return at
+}
+
+// check reads what evolve relies on.
+func (r Requested) check() error {
+	if _, err := decimal.NewFromString(r.Amount); err != nil {
+		return fmt.Errorf("%s: amount %q: %w", r.EventType(), r.Amount, err)
+	}
+	if r.ExpiresAt == "" && r.Type != Hold {
+		return nil
+	}
+	if _, err := time.Parse(es.TimeFormat, r.ExpiresAt); err != nil {
+		return fmt.Errorf("%s: %w", r.EventType(), err)
+	}
+	return nil
+}
+
+// Ended is the fact that a transaction completed, failed or was compensated; of a hold, that it was placed.
 type Ended struct {
 	Type         Type   `json:"-"` // in the event's name
 	Status       Status `json:"-"` // in the event's name
@@ -44,44 +74,81 @@ type Ended struct {
 }
 
 // EventType is TransferCompleted and its like.
-func (e Ended) EventType() string { return prefixes[e.Type] + suffixes[e.Status] }
+func (e Ended) EventType() string { return endedNames[e.Type][e.Status] }
 
-const suffixRequested = "Requested"
+// prefixes name each type's events: TransferRequested.
+var prefixes = map[Type]string{
+	Topup: "Topup", Withdrawal: "Withdrawal", Transfer: "Transfer", Payment: "Payment", Refund: "Refund", Hold: "Hold", Release: "Release",
+}
 
-var suffixes = map[Status]string{Completed: "Completed", Failed: "Failed", Compensated: "Compensated"}
+// endedNames name the events of each type's ends; ends that a type does not have are not there.
+var endedNames = func() map[Type]map[Status]string {
+	names := map[Type]map[Status]string{
+		Hold:    {Completed: "HoldPlaced", Failed: "HoldFailed"},
+		Release: {Completed: "ReleaseCompleted"},
+	}
+	for t, prefix := range prefixes {
+		if names[t] == nil {
+			names[t] = map[Status]string{Completed: prefix + "Completed", Failed: prefix + "Failed", Compensated: prefix + "Compensated"}
+		}
+	}
+	return names
+}()
 
 // RequestedTypes lists the event types that ask for a transaction.
 func RequestedTypes() []string {
 	var names []string
-	for _, t := range []Type{Topup, Withdrawal, Transfer} {
+	for _, t := range Types() {
 		names = append(names, Requested{Type: t}.EventType())
 	}
 	return names
 }
 
-func decode(eventType string, data json.RawMessage) (es.Fact, error) {
-	for t, prefix := range prefixes {
-		suffix, ok := strings.CutPrefix(eventType, prefix)
-		if !ok {
-			continue
-		}
-		if suffix == suffixRequested {
+// decoders read each event type's payload.
+var decoders = func() map[string]func(json.RawMessage) (es.Fact, error) {
+	all := map[string]func(json.RawMessage) (es.Fact, error){
+		ReleaseStarted{}.EventType(): decodeAs[ReleaseStarted],
+		Released{}.EventType():       decodeAs[Released],
+	}
+	for _, t := range Types() {
+		all[Requested{Type: t}.EventType()] = func(data json.RawMessage) (es.Fact, error) {
 			r := Requested{Type: t}
 			if err := json.Unmarshal(data, &r); err != nil {
 				return nil, err
 			}
-			if _, err := decimal.NewFromString(r.Amount); err != nil {
-				return nil, fmt.Errorf("%s: amount %q: %w", eventType, r.Amount, err)
-			}
-			return r, nil
+			return r, r.check()
 		}
-		for status, name := range suffixes {
-			if suffix == name {
+		for status, name := range endedNames[t] {
+			all[name] = func(data json.RawMessage) (es.Fact, error) {
 				e := Ended{Type: t, Status: status}
 				err := json.Unmarshal(data, &e)
 				return e, err
 			}
 		}
+	}
+	for on, names := range reservationNames {
+		for step, name := range names {
+			all[name] = func(data json.RawMessage) (es.Fact, error) {
+				r := Reservation{On: on, Step: step}
+				if err := json.Unmarshal(data, &r); err != nil {
+					return nil, err
+				}
+				return r, r.check()
+			}
+		}
+	}
+	return all
+}()
+
+func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {
+	var f F
+	err := json.Unmarshal(data, &f)
+	return f, err
+}
+
+func decode(eventType string, data json.RawMessage) (es.Fact, error) {
+	if d := decoders[eventType]; d != nil {
+		return d(data)
 	}
 	return nil, fmt.Errorf("unknown event type %q", eventType)
 }

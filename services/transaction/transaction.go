@@ -5,7 +5,6 @@ package transaction
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -24,25 +23,14 @@ const (
 	Topup      Type = "topup"      // EXTERNAL to USER
 	Withdrawal Type = "withdrawal" // USER to EXTERNAL
 	Transfer   Type = "transfer"   // neither side EXTERNAL
+	Payment    Type = "payment"    // USER to USER or SYSTEM; can be refunded; may capture a hold
+	Refund     Type = "refund"     // a payment's money back, in part or whole
+	Hold       Type = "hold"       // reserves on a USER account
+	Release    Type = "release"    // gives back what is left of a hold
 )
 
-// prefixes name each type's events: TransferRequested.
-var prefixes = map[Type]string{Topup: "Topup", Withdrawal: "Withdrawal", Transfer: "Transfer"}
-
-// Side is what a transaction must know of one of its accounts.
-type Side struct {
-	Found       bool
-	AccountType string // USER, EXTERNAL or SYSTEM
-	Currency    string
-	Status      string // active, suspended or closed
-}
-
-// allowed lists the account types that may stand on each side.
-var allowed = map[Type]struct{ source, destination []string }{
-	Topup:      {[]string{"EXTERNAL"}, []string{"USER"}},
-	Withdrawal: {[]string{"USER"}, []string{"EXTERNAL"}},
-	Transfer:   {[]string{"USER", "SYSTEM"}, []string{"USER", "SYSTEM"}},
-}
+// Types lists them.
+func Types() []Type { return []Type{Topup, Withdrawal, Transfer, Payment, Refund, Hold, Release} }
 
 // Status is where a transaction stands.
 type Status string
@@ -50,17 +38,20 @@ type Status string
 // The statuses.
 const (
 	Pending     Status = "pending"
-	Completed   Status = "completed"
-	Failed      Status = "failed"      // refused before any effect
-	Compensated Status = "compensated" // undone
+	Completed   Status = "completed" // of a hold: it is placed
+	Failed      Status = "failed"    // refused before any effect
+	Compensated Status = "compensated"
 )
+
+// Statuses lists them.
+func Statuses() []Status { return []Status{Pending, Completed, Failed, Compensated} }
 
 // Transaction is a transaction's state.
 type Transaction struct {
 	Type           Type            `json:"type"`
 	Status         Status          `json:"status"` // empty = there is no such transaction
 	SourceID       string          `json:"sourceAccountId"`
-	DestinationID  string          `json:"destinationAccountId"`
+	DestinationID  string          `json:"destinationAccountId"` // empty: of a release, and of a hold that names none
 	Amount         decimal.Decimal `json:"amount"`
 	Scale          int32           `json:"scale"` // digits the amount is printed with
 	Currency       string          `json:"currency"`
@@ -72,58 +63,58 @@ type Transaction struct {
 	Version        int64           `json:"version"`
 	CreatedAt      time.Time       `json:"createdAt"`
 	UpdatedAt      time.Time       `json:"updatedAt"`
+
+	PaymentID string  `json:"paymentId,omitempty"` // of a refund: the payment
+	HoldID    string  `json:"holdId,omitempty"`    // of a payment that captures, and of a release: the hold
+	Reason    *string `json:"reason,omitempty"`    // of a refund or release: why, as the caller said
+	Whole     bool    `json:"whole,omitempty"`     // asked for all that was left, not for an amount
+
+	// Of a payment, for its refunds, and of a hold, for its captures: what those under way have taken, and what has been paid.
+	Reserved decimal.Decimal `json:"reserved,omitzero"`
+	Used     decimal.Decimal `json:"used,omitzero"`
+
+	HoldStatus    HoldStatus `json:"holdStatus,omitempty"` // of a hold
+	ExpiresAt     time.Time  `json:"expiresAt,omitzero"`
+	DefaultExpiry bool       `json:"defaultExpiry,omitempty"` // nobody asked for that time
+	Cause         Cause      `json:"cause,omitempty"`         // of a release
 }
 
 // Exists reports whether the transaction was ever accepted.
 func (t Transaction) Exists() bool { return t.Status != "" }
 
-// Ended reports whether nothing more will happen to it.
+// Ended reports whether its saga has ended.
 func (t Transaction) Ended() bool { return t.Exists() && t.Status != Pending }
 
-// Check refuses a transaction that its accounts rule out, source first.
-func Check(t Type, currency string, source, destination Side, sourceID, destinationID string) *es.Refusal {
-	if sourceID == destinationID {
-		return es.Refuse("SAME_ACCOUNT", "Source and destination are both account %s.", sourceID)
+// Left is what refunds of a payment, or captures of a hold, can still take.
+func (t Transaction) Left() decimal.Decimal { return t.Amount.Sub(t.Reserved).Sub(t.Used) }
+
+// ReservedOn is the transaction that reserved for this one: the payment of a refund, the hold of a capture or release. Empty =
+// none.
+func (t Transaction) ReservedOn() string {
+	if t.Type == Refund {
+		return t.PaymentID
 	}
-	rule := allowed[t]
-	for _, s := range []struct {
-		name, id string
-		Side
-		types []string
-	}{{"source", sourceID, source, rule.source}, {"destination", destinationID, destination, rule.destination}} {
-		switch {
-		case !s.Found:
-			return es.Refuse("ACCOUNT_NOT_FOUND", "The %s account %s does not exist.", s.name, s.id)
-		case !slices.Contains(s.types, s.AccountType):
-			return es.Refuse("ACCOUNT_TYPE_NOT_ALLOWED", "The %s account %s is %s; the %s of a %s is %s.", s.name, s.id, s.AccountType, s.name, t, join(s.types))
-		case s.Currency != currency:
-			return es.Refuse("CURRENCY_MISMATCH", "The %s account %s is in %s, the transaction in %s.", s.name, s.id, s.Currency, currency)
-		case s.Status == "suspended":
-			return es.Refuse("ACCOUNT_SUSPENDED", "The %s account %s is suspended.", s.name, s.id)
-		case s.Status == "closed":
-			return es.Refuse("ACCOUNT_CLOSED", "The %s account %s is closed.", s.name, s.id)
-		}
-	}
-	return nil
+	return t.HoldID
 }
 
-func join(types []string) string {
-	out := types[0]
-	for _, t := range types[1:] {
-		out += " or " + t
-	}
-	return out
+// Format prints an amount at the transaction's scale.
+func (t Transaction) Format(d decimal.Decimal) string { return d.StringFixed(t.Scale) }
+
+// final: hardly anything more will come.
+func (t Transaction) final() bool {
+	return t.Ended() && t.HoldStatus != HoldActive && t.HoldStatus != HoldReleasing
 }
 
 // Decider is the transaction aggregate.
 func Decider() *es.Decider[Transaction, Command] {
 	return &es.Decider[Transaction, Command]{
-		Type:    AggregateType,
-		Initial: func() Transaction { return Transaction{} },
-		Decide:  func(t Transaction, c Command) ([]es.Fact, error) { return c.decide(t) },
-		Evolve:  evolve,
-		Decode:  decode,
-		Final:   Transaction.Ended,
+		Type:       AggregateType,
+		Initial:    func() Transaction { return Transaction{} },
+		Decide:     func(t Transaction, c Command) ([]es.Fact, error) { return c.decide(t) },
+		DecidePair: func(own, other Transaction, c Command) (o, p []es.Fact, err error) { return c.decidePair(own, other) },
+		Evolve:     evolve,
+		Decode:     decode,
+		Final:      Transaction.final,
 		Snapshots: &es.Snapshots[Transaction]{
 			Take: func(t Transaction) ([]byte, error) {
 				return json.Marshal(snapshot{Schema: snapshotSchema, Transaction: t})
@@ -151,17 +142,30 @@ type snapshot struct {
 }
 
 func evolve(t Transaction, f es.Fact, o es.Occurred) Transaction {
-	t.Version, t.UpdatedAt = o.Version, o.At
 	switch f := f.(type) {
 	case Requested:
 		amount, scale := f.amount()
 		t = Transaction{
 			Type: f.Type, Status: Pending, SourceID: f.SourceID, DestinationID: f.DestinationID, Amount: amount, Scale: scale,
 			Currency: f.Currency, Reference: f.Reference, Metadata: f.Metadata, IdempotencyKey: f.IdempotencyKey,
-			Version: o.Version, CreatedAt: o.At, UpdatedAt: o.At,
+			PaymentID: f.PaymentID, HoldID: f.HoldID, Reason: f.Reason, Whole: f.Whole, ExpiresAt: f.expiresAt(), DefaultExpiry: f.DefaultExpiry,
+			Cause: f.Cause, CreatedAt: o.At,
+		}
+		if t.Type == Hold {
+			t.HoldStatus = HoldPending
 		}
 	case Ended:
 		t.Status, t.ErrorReason, t.ErrorMessage = f.Status, f.ErrorReason, f.ErrorMessage
+		if t.Type == Hold {
+			t.HoldStatus = placed[f.Status]
+		}
+	case Reservation:
+		t = t.reserve(f)
+	case ReleaseStarted:
+		t.HoldStatus = HoldReleasing
+	case Released:
+		t.HoldStatus = released[f.Cause]
 	}
+	t.Version, t.UpdatedAt = o.Version, o.At
 	return t
 }

@@ -72,25 +72,42 @@ func (c *Clients) Close(ctx context.Context) error {
 // Actions binds the sagas' actions to the services.
 func (c *Clients) Actions() map[string]saga.Action {
 	return map[string]saga.Action{
-		orchestrator.DebitSource:           c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, source),
-		orchestrator.CreditDestination:     c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, destination),
-		orchestrator.CreditSourceRollback:  c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, source),
-		orchestrator.CompleteTransaction:   c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"),
-		orchestrator.FailTransaction:       c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"),
-		orchestrator.CompensateTransaction: c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"),
+		orchestrator.DebitSource:            c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, source),
+		orchestrator.CreditDestination:      c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, destination),
+		orchestrator.CreditSourceRollback:   c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, source),
+		orchestrator.DebitCustomer:          c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, customer),
+		orchestrator.CreditMerchant:         c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, merchant),
+		orchestrator.CreditCustomerRollback: c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, customer),
+		orchestrator.DebitMerchant:          c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, refundingMerchant),
+		orchestrator.CreditCustomer:         c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, refundedCustomer),
+		orchestrator.CreditMerchantRollback: c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, refundingMerchant),
+		orchestrator.PlaceHold:              c.post(accountv1.PostingKind_POSTING_KIND_HOLD, reserve),
+		orchestrator.ReleaseHold:            c.post(accountv1.PostingKind_POSTING_KIND_RELEASE, reserve),
+		orchestrator.CompleteTransaction:    c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"),
+		orchestrator.FailTransaction:        c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"),
+		orchestrator.CompensateTransaction:  c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"),
 	}
 }
 
 // side is one of a transaction's two accounts.
 type side struct {
-	result  string // key of the new balance in the saga's results
+	result  string // key of the balance in the saga's results
 	account func(orchestrator.Input) string
+	balance func(*accountv1.PostingResult) string
 }
 
 var (
-	source      = side{"sourceNewBalance", func(in orchestrator.Input) string { return in.SourceID }}
-	destination = side{"destinationNewBalance", func(in orchestrator.Input) string { return in.DestinationID }}
+	source            = side{"sourceNewBalance", debited, (*accountv1.PostingResult).GetNewBalance}
+	destination       = side{"destinationNewBalance", credited, (*accountv1.PostingResult).GetNewBalance}
+	customer          = side{"customerNewBalance", debited, (*accountv1.PostingResult).GetNewBalance}
+	merchant          = side{"merchantNewBalance", credited, (*accountv1.PostingResult).GetNewBalance}
+	refundingMerchant = side{"merchantNewBalance", debited, (*accountv1.PostingResult).GetNewBalance}
+	refundedCustomer  = side{"customerNewBalance", credited, (*accountv1.PostingResult).GetNewBalance}
+	reserve           = side{"availableBalance", debited, (*accountv1.PostingResult).GetAvailableBalance}
 )
+
+func debited(in orchestrator.Input) string  { return in.SourceID }
+func credited(in orchestrator.Input) string { return in.DestinationID }
 
 // post is an action that moves money on one side.
 func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
@@ -104,8 +121,13 @@ func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
 			Reason: call.SagaType, UndoStep: call.Undoes, CorrelationId: call.CorrelationID, CausedBy: call.CausedBy,
 			TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"),
 		}
-		if kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
+		switch kind {
+		case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
 			p.Reason += "_rollback"
+		case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_RELEASE:
+			p.HoldId = in.HoldID
+		case accountv1.PostingKind_POSTING_KIND_HOLD:
+			p.HoldId = call.SagaID // a hold is known by its transaction's id
 		}
 		res, err := c.postings.Do(ctx, p)
 		if err != nil {
@@ -119,7 +141,7 @@ func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
 func posted(kind accountv1.PostingKind, on side, res *accountv1.PostingResult) (saga.Answer, error) {
 	switch res.GetOutcome() {
 	case accountv1.PostingOutcome_POSTING_OUTCOME_DONE:
-		return saga.Answer{Outcome: saga.Done, Result: map[string]any{on.result: res.GetNewBalance()}}, nil
+		return saga.Answer{Outcome: saga.Done, Result: map[string]any{on.result: on.balance(res)}}, nil
 	case accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED:
 		return saga.Answer{Outcome: saga.Refused, Reason: res.GetErrorReason(), Message: res.GetErrorMessage()}, nil
 	case accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED:
@@ -135,10 +157,14 @@ func posted(kind accountv1.PostingKind, on side, res *accountv1.PostingResult) (
 // settle is an action that ends the transaction.
 func (c *Clients) settle(kind transactionv1.SettlementKind, want string) saga.Action {
 	return func(ctx context.Context, call saga.Call) (saga.Answer, error) {
+		in, err := orchestrator.ReadInput(call.Input)
+		if err != nil {
+			return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil //nolint:nilerr // it is the answer
+		}
 		res, err := c.settlements.Do(ctx, &transactionv1.Settlement{
 			TransactionId: call.SagaID, Step: call.Action, Kind: kind, ErrorReason: call.ErrorReason, ErrorMessage: call.ErrorMessage,
 			CorrelationId: call.CorrelationID, CausedBy: call.CausedBy,
-			TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"),
+			TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"), ReservedOn: in.ReservedOn(),
 		})
 		switch {
 		case err != nil:

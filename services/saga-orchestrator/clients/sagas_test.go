@@ -2,6 +2,7 @@ package clients
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -12,13 +13,33 @@ import (
 	orchestrator "example.com/billing/services/saga-orchestrator"
 )
 
-// The three sagas from their trigger to their end, on the engine.
-func TestSagas(t *testing.T) {
-	const (
-		done    = accountv1.PostingOutcome_POSTING_OUTCOME_DONE
-		refused = accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED
+const (
+	done    = accountv1.PostingOutcome_POSTING_OUTCOME_DONE
+	refused = accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED
+)
+
+// inTermsOf puts a saga's own words in the place of those of a transfer.
+func inTermsOf(name string) *strings.Replacer {
+	words := map[string][4]string{
+		"payment": {"customer", "merchant", "customer", "merchant"}, "refund": {"merchant", "customer", "merchant", "customer"},
+	}
+	w, ok := words[name]
+	if !ok {
+		w = [4]string{"source", "destination", "source", "destination"}
+	}
+	return strings.NewReplacer(
+		"TYPE", name, "debit_source", "debit_"+w[0], "credit_destination", "credit_"+w[1], "credit_source_rollback", "credit_"+w[0]+"_rollback",
+		"sourceNewBalance", w[2]+"NewBalance", "destinationNewBalance", w[3]+"NewBalance",
 	)
+}
+
+// The sagas that move money, from their trigger to their end, on the engine.
+func TestSagas(t *testing.T) {
 	for _, d := range orchestrator.Definitions() {
+		if len(d.Steps) != 3 {
+			continue
+		}
+		words := inTermsOf(d.Name)
 		for _, tc := range []struct {
 			name, refuses string // refuses: the step that a rule says no to
 			calls         string // in order
@@ -45,7 +66,7 @@ func TestSagas(t *testing.T) {
 				var calls []string
 				s := &services{
 					post: func(p *accountv1.Posting) *accountv1.PostingResult {
-						if calls = append(calls, p.GetStep()); p.GetStep() == tc.refuses {
+						if calls = append(calls, p.GetStep()); p.GetStep() == words.Replace(tc.refuses) {
 							return &accountv1.PostingResult{Outcome: refused, ErrorReason: "ACCOUNT_CLOSED", ErrorMessage: "closed"}
 						}
 						return &accountv1.PostingResult{Outcome: done, NewBalance: "7.00"}
@@ -55,19 +76,19 @@ func TestSagas(t *testing.T) {
 						return &transactionv1.SettlementResult{Status: map[transactionv1.SettlementKind]string{1: "completed", 2: "failed", 3: "compensated"}[x.GetKind()]}
 					},
 				}
-				state := carryOut(t, s, d.Trigger)
+				state := carryOut(t, s, d.Trigger, "")
 				e, err := orchestrator.EndedEvent(state)
 				if err != nil {
 					t.Fatal(err)
 				}
-				want := strings.ReplaceAll(tc.event, "TYPE", d.Name)
+				want := words.Replace(tc.event)
 				if len(state.Actions) > 0 {
 					want = strings.ReplaceAll(want, "TIME", state.Actions[0].Timestamp.Format("2006-01-02T15:04:05.000Z"))
 				}
 				if got := e.Type + string(e.Data); got != want {
 					t.Errorf("ended as\n%s, want\n%s", got, want)
 				}
-				if got := strings.Join(calls, " "); got != tc.calls {
+				if got := strings.Join(calls, " "); got != words.Replace(tc.calls) {
 					t.Errorf("called %s", got)
 				}
 				for _, p := range s.postings {
@@ -84,8 +105,60 @@ func TestSagas(t *testing.T) {
 	}
 }
 
+// A hold and its release reserve and give back; both know the hold by its id.
+func TestHoldSagas(t *testing.T) {
+	for _, tc := range []struct {
+		trigger string
+		refuses bool
+		calls   string
+		kind    accountv1.PostingKind
+		event   string
+	}{
+		{"HoldRequested", false, "place_hold complete_transaction", accountv1.PostingKind_POSTING_KIND_HOLD,
+			`SagaCompleted{"sagaType":"hold","steps":["place_hold","complete_transaction"],"currentStep":2,"results":{"place_hold":{"availableBalance":"3.00"}}}`},
+		{"HoldRequested", true, "place_hold fail_transaction", accountv1.PostingKind_POSTING_KIND_HOLD,
+			`SagaFailed{"sagaType":"hold","steps":["place_hold","complete_transaction"],"currentStep":0,"results":{},"errorReason":"INSUFFICIENT_FUNDS","errorMessage":"too little"}`},
+		{"ReleaseRequested", false, "release_hold complete_transaction", accountv1.PostingKind_POSTING_KIND_RELEASE,
+			`SagaCompleted{"sagaType":"release","steps":["release_hold","complete_transaction"],"currentStep":2,"results":{"release_hold":{"availableBalance":"3.00"}}}`},
+	} {
+		var calls []string
+		s := &services{
+			post: func(p *accountv1.Posting) *accountv1.PostingResult {
+				if calls = append(calls, p.GetStep()); tc.refuses {
+					return &accountv1.PostingResult{Outcome: refused, ErrorReason: "INSUFFICIENT_FUNDS", ErrorMessage: "too little"}
+				}
+				return &accountv1.PostingResult{Outcome: done, NewBalance: "7.00", AvailableBalance: "3.00"}
+			},
+			settle: func(x *transactionv1.Settlement) *transactionv1.SettlementResult {
+				calls = append(calls, x.GetStep())
+				return &transactionv1.SettlementResult{Status: map[transactionv1.SettlementKind]string{1: "completed", 2: "failed"}[x.GetKind()]}
+			},
+		}
+		e, err := orchestrator.EndedEvent(carryOut(t, s, tc.trigger, `,"holdId":"hold-1"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Type + string(e.Data); got != tc.event {
+			t.Errorf("ended as\n%s, want\n%s", got, tc.event)
+		}
+		if got := strings.Join(calls, " "); got != tc.calls {
+			t.Errorf("called %s, want %s", got, tc.calls)
+		}
+		hold := sagaID
+		if tc.trigger == "ReleaseRequested" {
+			hold = "hold-1"
+		}
+		if on := s.settlements[0].GetReservedOn(); on != "hold-1" {
+			t.Errorf("settled with what is reserved on %q", on)
+		}
+		if p := s.postings[0]; p.GetKind() != tc.kind || p.GetHoldId() != hold {
+			t.Errorf("posted %+v", p)
+		}
+	}
+}
+
 // carryOut runs one saga on an engine to its end.
-func carryOut(t *testing.T, s *services, trigger string) saga.State {
+func carryOut(t *testing.T, s *services, trigger, more string) saga.State {
 	t.Helper()
 	registry, err := saga.NewRegistry(orchestrator.Definitions()...)
 	if err != nil {
@@ -100,6 +173,7 @@ func carryOut(t *testing.T, s *services, trigger string) saga.State {
 	}
 	defer func() { _ = engine.Stop(context.Background()) }()
 	c := call("")
+	c.Input = json.RawMessage(strings.TrimSuffix(string(c.Input), "}") + more + "}")
 	n, err := engine.Start(t.Context(), []saga.Trigger{{
 		SagaID: sagaID, EventID: "event-1", EventType: trigger, Data: c.Input, CorrelationID: "corr-1", Metadata: c.Metadata,
 	}})

@@ -1140,7 +1140,7 @@ func (x *PaymentCompensated) GetErrorMessage() string {
 type PaymentRefundReserved struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the refund.
-	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1177,9 +1177,9 @@ func (*PaymentRefundReserved) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *PaymentRefundReserved) GetRefundId() string {
+func (x *PaymentRefundReserved) GetTransactionId() string {
 	if x != nil {
-		return x.RefundId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1195,7 +1195,7 @@ func (x *PaymentRefundReserved) GetAmount() string {
 type PaymentRefunded struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the refund.
-	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1232,9 +1232,9 @@ func (*PaymentRefunded) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *PaymentRefunded) GetRefundId() string {
+func (x *PaymentRefunded) GetTransactionId() string {
 	if x != nil {
-		return x.RefundId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1250,7 +1250,7 @@ func (x *PaymentRefunded) GetAmount() string {
 type PaymentRefundCancelled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the refund.
-	RefundId string `protobuf:"bytes,1,opt,name=refund_id,json=refundId,proto3" json:"refund_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1287,9 +1287,9 @@ func (*PaymentRefundCancelled) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *PaymentRefundCancelled) GetRefundId() string {
+func (x *PaymentRefundCancelled) GetTransactionId() string {
 	if x != nil {
-		return x.RefundId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1834,7 +1834,7 @@ func (x *HoldFailed) GetErrorMessage() string {
 type HoldCaptureReserved struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the payment that captures.
-	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1871,9 +1871,9 @@ func (*HoldCaptureReserved) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{26}
 }
 
-func (x *HoldCaptureReserved) GetPaymentId() string {
+func (x *HoldCaptureReserved) GetTransactionId() string {
 	if x != nil {
-		return x.PaymentId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1889,9 +1889,11 @@ func (x *HoldCaptureReserved) GetAmount() string {
 type HoldCaptured struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the payment that captured.
-	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
-	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	Amount string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Only where all of the hold has been captured now: it is open no longer.
+	Final         *bool `protobuf:"varint,3,opt,name=final,proto3,oneof" json:"final,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1926,9 +1928,9 @@ func (*HoldCaptured) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *HoldCaptured) GetPaymentId() string {
+func (x *HoldCaptured) GetTransactionId() string {
 	if x != nil {
-		return x.PaymentId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1940,11 +1942,18 @@ func (x *HoldCaptured) GetAmount() string {
 	return ""
 }
 
+func (x *HoldCaptured) GetFinal() bool {
+	if x != nil && x.Final != nil {
+		return *x.Final
+	}
+	return false
+}
+
 // HoldCaptureCancelled: a capture was not paid; its part is held as before. It commits with the payment's end.
 type HoldCaptureCancelled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the payment that would have captured.
-	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// Decimal at the currency's scale.
 	Amount        string `protobuf:"bytes,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1981,9 +1990,9 @@ func (*HoldCaptureCancelled) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{28}
 }
 
-func (x *HoldCaptureCancelled) GetPaymentId() string {
+func (x *HoldCaptureCancelled) GetTransactionId() string {
 	if x != nil {
-		return x.PaymentId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -1999,7 +2008,7 @@ func (x *HoldCaptureCancelled) GetAmount() string {
 type HoldReleaseStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the release.
-	ReleaseId string `protobuf:"bytes,1,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	// void or expiry.
 	Cause         string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2036,9 +2045,9 @@ func (*HoldReleaseStarted) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{29}
 }
 
-func (x *HoldReleaseStarted) GetReleaseId() string {
+func (x *HoldReleaseStarted) GetTransactionId() string {
 	if x != nil {
-		return x.ReleaseId
+		return x.TransactionId
 	}
 	return ""
 }
@@ -2054,7 +2063,9 @@ func (x *HoldReleaseStarted) GetCause() string {
 type HoldReleased struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the release.
-	ReleaseId     string `protobuf:"bytes,1,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// void or expiry.
+	Cause         string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2089,9 +2100,16 @@ func (*HoldReleased) Descriptor() ([]byte, []int) {
 	return file_billing_event_v1_transaction_proto_rawDescGZIP(), []int{30}
 }
 
-func (x *HoldReleased) GetReleaseId() string {
+func (x *HoldReleased) GetTransactionId() string {
 	if x != nil {
-		return x.ReleaseId
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *HoldReleased) GetCause() string {
+	if x != nil {
+		return x.Cause
 	}
 	return ""
 }
@@ -2322,15 +2340,15 @@ const file_billing_event_v1_transaction_proto_rawDesc = "" +
 	"\x12PaymentCompensated\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
 	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
-	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"L\n" +
-	"\x15PaymentRefundReserved\x12\x1b\n" +
-	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"F\n" +
-	"\x0fPaymentRefunded\x12\x1b\n" +
-	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"M\n" +
-	"\x16PaymentRefundCancelled\x12\x1b\n" +
-	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x16\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"V\n" +
+	"\x15PaymentRefundReserved\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"P\n" +
+	"\x0fPaymentRefunded\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"W\n" +
+	"\x16PaymentRefundCancelled\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\tR\x06amount\"\xa2\x03\n" +
 	"\x0fRefundRequested\x12*\n" +
 	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x124\n" +
@@ -2381,26 +2399,24 @@ const file_billing_event_v1_transaction_proto_rawDesc = "" +
 	"HoldFailed\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12!\n" +
 	"\ferror_reason\x18\x02 \x01(\tR\verrorReason\x12#\n" +
-	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"L\n" +
-	"\x13HoldCaptureReserved\x12\x1d\n" +
-	"\n" +
-	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"E\n" +
-	"\fHoldCaptured\x12\x1d\n" +
-	"\n" +
-	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"M\n" +
-	"\x14HoldCaptureCancelled\x12\x1d\n" +
-	"\n" +
-	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"I\n" +
-	"\x12HoldReleaseStarted\x12\x1d\n" +
-	"\n" +
-	"release_id\x18\x01 \x01(\tR\treleaseId\x12\x14\n" +
-	"\x05cause\x18\x02 \x01(\tR\x05cause\"-\n" +
-	"\fHoldReleased\x12\x1d\n" +
-	"\n" +
-	"release_id\x18\x01 \x01(\tR\treleaseId\"\xc9\x01\n" +
+	"\rerror_message\x18\x03 \x01(\tR\ferrorMessage\"T\n" +
+	"\x13HoldCaptureReserved\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"r\n" +
+	"\fHoldCaptured\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\x12\x19\n" +
+	"\x05final\x18\x03 \x01(\bH\x00R\x05final\x88\x01\x01B\b\n" +
+	"\x06_final\"U\n" +
+	"\x14HoldCaptureCancelled\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"Q\n" +
+	"\x12HoldReleaseStarted\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\"K\n" +
+	"\fHoldReleased\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\"\xc9\x01\n" +
 	"\x10ReleaseRequested\x12*\n" +
 	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\tR\x06amount\x12\x1a\n" +
@@ -2486,6 +2502,7 @@ func file_billing_event_v1_transaction_proto_init() {
 	file_billing_event_v1_transaction_proto_msgTypes[12].OneofWrappers = []any{}
 	file_billing_event_v1_transaction_proto_msgTypes[19].OneofWrappers = []any{}
 	file_billing_event_v1_transaction_proto_msgTypes[23].OneofWrappers = []any{}
+	file_billing_event_v1_transaction_proto_msgTypes[27].OneofWrappers = []any{}
 	file_billing_event_v1_transaction_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
