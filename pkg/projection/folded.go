@@ -20,16 +20,17 @@ type Row[S any] struct {
 }
 
 // Folded is a Model whose rows hold the state that a decider folds from the stream's events. Its table has the columns id
-// uuid, version bigint and state bytea, and whatever Write adds to filter by.
+// uuid, version bigint and state bytea, and whatever Write adds to filter by. Write writes to the table it is told, which is
+// another than Table while the model is rebuilt, and never takes a row back to an older version.
 type Folded[S, C any] struct {
 	Table   string
 	Decider *es.Decider[S, C] // with Snapshots
-	Write   func(ctx context.Context, tx pgx.Tx, rows []Row[S]) error
+	Write   func(ctx context.Context, tx pgx.Tx, table string, rows []Row[S]) error
 }
 
 // Versions is Model's.
 func (f *Folded[S, C]) Versions(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]int64, error) {
-	roots, err := f.read(ctx, tx, streams)
+	roots, err := f.read(ctx, tx, f.Table, streams)
 	versions := make(map[es.Stream]int64, len(roots))
 	for s, r := range roots {
 		versions[s] = r.Version
@@ -40,10 +41,15 @@ func (f *Folded[S, C]) Versions(ctx context.Context, tx pgx.Tx, streams []es.Str
 // Apply is Model's: each row is read, folded and written once, however many events it gets.
 func (f *Folded[S, C]) Apply(ctx context.Context, tx pgx.Tx, events []es.Event) error {
 	streams, byStream := group(events)
-	roots, err := f.read(ctx, tx, streams)
+	roots, err := f.read(ctx, tx, f.Table, streams)
 	if err != nil {
 		return err
 	}
+	return f.fold(ctx, tx, f.Table, roots, streams, byStream)
+}
+
+// fold writes the rows of these streams to a table: roots, where they are known, and the events after them.
+func (f *Folded[S, C]) fold(ctx context.Context, tx pgx.Tx, table string, roots map[es.Stream]es.Root[S], streams []es.Stream, byStream map[es.Stream][]es.Event) error {
 	rows := make([]Row[S], 0, len(streams))
 	for _, s := range streams {
 		root, known := roots[s]
@@ -59,7 +65,7 @@ func (f *Folded[S, C]) Apply(ctx context.Context, tx pgx.Tx, events []es.Event) 
 		}
 		rows = append(rows, Row[S]{ID: s.ID, Version: root.Version, State: root.State, Encoded: b, First: byStream[s][0], New: !known})
 	}
-	return f.Write(ctx, tx, rows)
+	return f.Write(ctx, tx, table, rows)
 }
 
 // Scan reads a row of the columns id (as text), version and state.
@@ -73,14 +79,19 @@ func (f *Folded[S, C]) Scan(row pgx.CollectableRow) (Row[S], error) {
 	return r, err
 }
 
-func (f *Folded[S, C]) read(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]es.Root[S], error) {
+// read reads rows of a table, and locks them in the one that is in use: nobody else writes one that is being made.
+func (f *Folded[S, C]) read(ctx context.Context, tx pgx.Tx, table string, streams []es.Stream) (map[es.Stream]es.Root[S], error) {
 	ids := make([]string, len(streams))
 	for i, s := range streams {
 		ids[i] = s.ID
 	}
-	rows, err := tx.Query(ctx, `SELECT id::text, version, state FROM `+f.Table+` WHERE id = ANY($1::uuid[]) FOR UPDATE`, ids)
+	lock := ""
+	if table == f.Table {
+		lock = " FOR UPDATE"
+	}
+	rows, err := tx.Query(ctx, `SELECT id::text, version, state FROM `+table+` WHERE id = ANY($1::uuid[])`+lock, ids)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Table, err)
+		return nil, fmt.Errorf("read %s: %w", table, err)
 	}
 	roots := make(map[es.Stream]es.Root[S], len(streams))
 	var (
@@ -97,7 +108,7 @@ func (f *Folded[S, C]) read(ctx context.Context, tx pgx.Tx, streams []es.Stream)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Table, err)
+		return nil, fmt.Errorf("read %s: %w", table, err)
 	}
 	return roots, nil
 }

@@ -32,11 +32,13 @@ type Projection struct {
 	pool  *pgxpool.Pool
 	model Model
 	load  func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error)
+	// slots keep half of the pool's connections free of batches, which wait with theirs while a rebuild holds the table.
+	slots chan struct{}
 }
 
 // New makes a projection. load reads a stream from its owner's store.
 func New(pool *pgxpool.Pool, m Model, load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *Projection {
-	return &Projection{pool: pool, model: m, load: load}
+	return &Projection{pool: pool, model: m, load: load, slots: make(chan struct{}, max(pool.Config().MaxConns/2, 1))}
 }
 
 // Handle applies a batch in one transaction: events the rows already show are dropped, missing ones are loaded from the
@@ -74,6 +76,12 @@ type batch struct {
 
 // apply writes what continues the rows. If a stream has a gap it writes nothing and returns the gaps.
 func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kafka.GapError, err error) {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
 		have, err := p.model.Versions(ctx, tx, b.streams)
 		if err != nil {

@@ -86,12 +86,13 @@ func open(t *testing.T) *fixture {
 	return f
 }
 
-func (f *fixture) write(ctx context.Context, tx pgx.Tx, rows []projection.Row[balance]) error {
+func (f *fixture) write(ctx context.Context, tx pgx.Tx, table string, rows []projection.Row[balance]) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writes = append(f.writes, rows...)
 	for _, r := range rows {
-		if _, err := tx.Exec(ctx, `INSERT INTO account VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state`,
+		if _, err := tx.Exec(ctx, `INSERT INTO `+table+` AS a VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
+			WHERE a.version <= excluded.version`,
 			r.ID, r.Version, r.Encoded, r.First.Metadata["tenantId"]); err != nil {
 			return err
 		}

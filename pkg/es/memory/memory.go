@@ -152,6 +152,13 @@ func (s *Store) Lookup(ctx context.Context, ids []string) ([]es.Event, error) {
 	return events, ctx.Err()
 }
 
+// End is the position of the newest event; 0 = there is none.
+func (s *Store) End(ctx context.Context) (int64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return int64(len(s.events)), ctx.Err()
+}
+
 // ReadAll is es.Store's.
 func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
 	return func(yield func(es.Event, error) bool) {

@@ -128,6 +128,13 @@ func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From)
 	}
 }
 
+// End is the position of the newest event; 0 = there is none.
+func (s *Store) End(ctx context.Context) (int64, error) {
+	var end int64
+	err := s.pool.QueryRow(ctx, `SELECT position FROM es_log`).Scan(&end)
+	return end, Classify("read the log's end", err)
+}
+
 func (s *Store) query(ctx context.Context, op, sql string, args ...any) ([]es.Event, error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {

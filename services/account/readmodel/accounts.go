@@ -78,7 +78,7 @@ func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
 	return entries, nil
 }
 
-func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account]) error {
+func write(ctx context.Context, tx pgx.Tx, table string, rows []projection.Row[account.Account]) error {
 	var (
 		ids, tenants, owners, kinds []string
 		types, currencies, statuses []string
@@ -95,13 +95,13 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[account.Account
 		types, currencies, statuses = append(types, string(r.State.Type)), append(currencies, r.State.Currency), append(statuses, string(r.State.Status))
 		versions, created, states = append(versions, r.Version), append(created, r.State.CreatedAt), append(states, r.Encoded)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO account_view (id, version, tenant_id, owner_id, owner_type, type, currency, status, created_at, state)
+	_, err := tx.Exec(ctx, `INSERT INTO `+table+` AS v (id, version, tenant_id, owner_id, owner_type, type, currency, status, created_at, state)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::bytea[])
 		ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, state = excluded.state
-		WHERE account_view.version <= excluded.version -- a consumer that lost its partition may come late`,
+		WHERE v.version <= excluded.version -- a consumer that lost its partition may come late`,
 		ids, versions, tenants, owners, kinds, types, currencies, statuses, created, states)
 	if err != nil {
-		return espg.Classify("write account_view", err)
+		return espg.Classify("write "+table, err)
 	}
 	return nil
 }

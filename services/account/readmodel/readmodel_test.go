@@ -25,7 +25,7 @@ func TestALateWriterTakesNothingBack(t *testing.T) {
 		t.Helper()
 		row := projection.Row[account.Account]{ID: id, Version: version, Encoded: []byte(encoded), State: account.Account{OwnerID: "o", OwnerType: "person", Type: account.User, Currency: "USD", Status: account.Active, CreatedAt: at}}
 		if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-			return write(t.Context(), tx, []projection.Row[account.Account]{row})
+			return write(t.Context(), tx, "account_view", []projection.Row[account.Account]{row})
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ func TestALateWriterTakesNothingBack(t *testing.T) {
 		t.Helper()
 		row := projection.Row[transaction.Transaction]{ID: id, Version: version, Encoded: []byte(encoded), State: transaction.Transaction{Status: transaction.Pending, SourceID: uuid.NewString(), DestinationID: uuid.NewString(), CreatedAt: at}}
 		if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-			return write(t.Context(), tx, []projection.Row[transaction.Transaction]{row})
+			return write(t.Context(), tx, "transaction_view", []projection.Row[transaction.Transaction]{row})
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -83,7 +83,7 @@ func (t *Transactions) List(ctx context.Context, f Filter) ([]Entry, error) {
 	return entries, nil
 }
 
-func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[transaction.Transaction]) error {
+func write(ctx context.Context, tx pgx.Tx, table string, rows []projection.Row[transaction.Transaction]) error {
 	var (
 		ids, tenants, sources, destinations []string
 		versions                            []int64
@@ -96,12 +96,12 @@ func write(ctx context.Context, tx pgx.Tx, rows []projection.Row[transaction.Tra
 		sources, destinations = append(sources, r.State.SourceID), append(destinations, r.State.DestinationID)
 		created, states = append(created, r.State.CreatedAt), append(states, r.Encoded)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO transaction_view (id, version, tenant_id, source_id, destination_id, created_at, state)
+	_, err := tx.Exec(ctx, `INSERT INTO `+table+` AS v (id, version, tenant_id, source_id, destination_id, created_at, state)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[])
 		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
-		WHERE transaction_view.version <= excluded.version -- a consumer that lost its partition may come late`,
+		WHERE v.version <= excluded.version -- a consumer that lost its partition may come late`,
 		ids, versions, tenants, sources, destinations, created, states)
-	return espg.Classify("write transaction_view", err)
+	return espg.Classify("write "+table, err)
 }
 
 // Inline keeps transaction_pending in the transaction that commits the events.
