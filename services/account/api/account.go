@@ -34,6 +34,9 @@ type Server struct {
 	accountv1.UnimplementedPostingServiceServer
 	accountv1.UnimplementedBooksServiceServer
 	Executor   *Executor
+	Store      es.Store
+	Watches    *edge.Watches
+	Accounts   *readmodel.Accounts
 	Commands   *cqrs.Bus
 	Queries    *cqrs.Bus
 	Pool       *pgxpool.Pool
@@ -41,10 +44,13 @@ type Server struct {
 	Secret     []byte
 }
 
-// New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte, mw ...cqrs.Middleware) *Server {
+// New makes the server and registers its handlers on buses of its own. store is the executor's; watches are told of its commits.
+func New(x *Executor, store es.Store, watches *edge.Watches, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte,
+	mw ...cqrs.Middleware,
+) *Server {
 	s := &Server{
-		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: currencies, Secret: secret,
+		Executor: x, Store: store, Watches: watches, Accounts: accounts, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...),
+		Pool: pool, Currencies: currencies, Secret: secret,
 	}
 	cqrs.Handle(s.Commands, s.openAccount)
 	cqrs.Handle(s.Commands, s.changeStatus)
@@ -56,6 +62,9 @@ func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currenci
 	cqrs.Handle(s.Queries, func(ctx context.Context, q cqrs.Message[ListAccounts]) ([]readmodel.Entry, error) {
 		return accounts.List(ctx, q.Body.Filter)
 	})
+	cqrs.Handle(s.Queries, s.findAccountAt)
+	cqrs.Handle(s.Queries, s.readHistory)
+	cqrs.Handle(s.Queries, s.readStatement)
 	return s
 }
 
@@ -85,8 +94,25 @@ type (
 	}
 	// FindAccount reads one account.
 	FindAccount struct{ AccountID string }
+	// FindAccountAt reads one account as it was at a version.
+	FindAccountAt struct {
+		AccountID string
+		Version   int64
+	}
 	// ListAccounts reads a page of the read model.
 	ListAccounts struct{ Filter readmodel.Filter }
+	// ReadHistory reads the newest events below a version.
+	ReadHistory struct {
+		AccountID string
+		Below     int64
+		Limit     int
+	}
+	// ReadStatement reads a page of a statement.
+	ReadStatement struct {
+		AccountID string
+		Statement Statement
+		Limit     int
+	}
 )
 
 // found is an account with its id.
@@ -139,7 +165,7 @@ func (s *Server) CreateAccount(ctx context.Context, req *accountv1.CreateAccount
 	if len(out.Events) == 0 || out.Replayed {
 		replayed(ctx)
 	}
-	return &accountv1.CreateAccountResponse{Account: toProto(id, out.State)}, nil
+	return &accountv1.CreateAccountResponse{Account: shown(ctx, id, out.State)}, nil
 }
 
 func (s *Server) openAccount(ctx context.Context, c cqrs.Message[OpenAccount]) (es.Outcome[account.Account], error) {
@@ -205,7 +231,7 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 		}
 		replayed(ctx)
 	}
-	return &accountv1.ChangeAccountStatusResponse{Account: toProto(id, out.State)}, nil
+	return &accountv1.ChangeAccountStatusResponse{Account: shown(ctx, id, out.State)}, nil
 }
 
 func (s *Server) changeStatus(ctx context.Context, c cqrs.Message[ChangeAccountStatus]) (es.Outcome[account.Account], error) {
@@ -236,19 +262,7 @@ func (s *Server) GetAccount(ctx context.Context, req *accountv1.GetAccountReques
 	if err != nil {
 		return nil, err
 	}
-	return &accountv1.GetAccountResponse{Account: toProto(a.id, a.state)}, nil
-}
-
-// GetAccountBalance reads a balance from the account's stream.
-func (s *Server) GetAccountBalance(ctx context.Context, req *accountv1.GetAccountBalanceRequest) (*accountv1.GetAccountBalanceResponse, error) {
-	a, err := s.find(ctx, req.GetAccountId())
-	if err != nil {
-		return nil, err
-	}
-	p := toProto(a.id, a.state)
-	return &accountv1.GetAccountBalanceResponse{
-		AccountId: p.GetAccountId(), Balance: p.GetBalance(), Currency: p.GetCurrency(), Status: p.GetStatus(), Version: p.GetVersion(),
-	}, nil
+	return &accountv1.GetAccountResponse{Account: shown(ctx, a.id, a.state)}, nil
 }
 
 func (s *Server) find(ctx context.Context, accountID string) (found, error) {
@@ -276,6 +290,7 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	optionally(&v, "status", req.GetStatus(), account.Statuses()...)
 	optionally(&v, "currency", req.GetCurrency(), s.Currencies.Codes()...)
 	size := v.PageSize("pageSize", req.GetPageSize(), edge.PageSize, edge.PageSizeMax)
+	seen := edge.ReadConsistencyToken(&v, req.GetConsistencyToken())
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
@@ -286,6 +301,9 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 		if err := rpc.DecodePageToken(req.GetPageToken(), &f.Before); err != nil {
 			return nil, err
 		}
+	}
+	if err := edge.AwaitShown(ctx, s.Accounts.Wait, seen); err != nil {
+		return nil, err
 	}
 	entries, err := cqrs.Execute[ListAccounts, []readmodel.Entry](ctx, s.Queries, cqrs.New(ListAccounts{Filter: f}, origin))
 	if err != nil {
@@ -315,6 +333,16 @@ func command(i cqrs.Info, accountID, key string, creates bool, body account.Comm
 	return es.Command[account.Command]{
 		ID: i.ID, StreamID: accountID, Key: key, At: i.At, CorrelationID: i.CorrelationID, Metadata: i.Metadata(), Creates: creates, Body: body,
 	}
+}
+
+// shown is an account as an answer carries it, with the token for what it shows.
+func shown(ctx context.Context, id string, a account.Account) *accountv1.Account {
+	edge.SetConsistencyToken(ctx, edge.ConsistencyToken(stream(id), a.Version))
+	return toProto(id, a)
+}
+
+func stream(accountID string) es.Stream {
+	return es.Stream{Type: account.AggregateType, ID: accountID}
 }
 
 func toProto(id string, a account.Account) *accountv1.Account {

@@ -40,7 +40,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	store := espg.New(pool, espg.Options{Inline: books.Inline})
+	watches := edge.NewWatches(app.Context())
+	store := espg.New(pool, espg.Options{Inline: books.Inline, Notify: watches.Hub.Notify})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(executor, accounts, pool, currencies, secret)
+	server := api.New(executor, store, watches, accounts, pool, currencies, secret)
 	return edge.Serve(app, edge.Serving{
 		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})
