@@ -32,12 +32,7 @@ func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r 
 			err = fmt.Errorf("load %s: panicked: %v", stream, p)
 		}
 	}()
-	r = x.decider.New()
-	if h.Snapshot != nil && x.decider.Snapshots != nil {
-		if s, err := x.decider.Snapshots.Restore(h.Snapshot); err == nil {
-			r.State, r.Version = s, h.SnapshotVersion
-		}
-	}
+	r = x.decider.restore(h)
 	if r.Version == h.Version {
 		return r, nil
 	}

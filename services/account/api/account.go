@@ -28,35 +28,44 @@ import (
 // Executor carries out commands on accounts.
 type Executor = es.Executor[account.Account, account.Command]
 
-// Server is the service's gRPC API: AccountService, PostingService and BooksService. Safe for concurrent use.
-type Server struct {
-	accountv1.UnimplementedAccountServiceServer
-	accountv1.UnimplementedPostingServiceServer
-	accountv1.UnimplementedBooksServiceServer
+// Parts are what the API stands on.
+type Parts struct {
 	Executor   *Executor
-	Commands   *cqrs.Bus
-	Queries    *cqrs.Bus
+	Store      es.Store      // the executor's
+	Watches    *edge.Watches // told of the store's commits
+	Accounts   *readmodel.Accounts
 	Pool       *pgxpool.Pool
 	Currencies money.Catalogue
 	Secret     []byte
 	Closing    *Closing
 }
 
+// Server is the service's gRPC API: AccountService, PostingService and BooksService. Safe for concurrent use.
+type Server struct {
+	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedPostingServiceServer
+	accountv1.UnimplementedBooksServiceServer
+	Parts
+	Commands *cqrs.Bus
+	Queries  *cqrs.Bus
+}
+
 // New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts *readmodel.Accounts, pool *pgxpool.Pool, currencies money.Catalogue, secret []byte, closing *Closing, mw ...cqrs.Middleware) *Server {
-	s := &Server{
-		Executor: x, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...), Pool: pool, Currencies: currencies, Secret: secret, Closing: closing,
-	}
+func New(p Parts, mw ...cqrs.Middleware) *Server {
+	s := &Server{Parts: p, Commands: cqrs.NewBus(mw...), Queries: cqrs.NewBus(mw...)}
 	cqrs.Handle(s.Commands, s.openAccount)
 	cqrs.Handle(s.Commands, s.changeStatus)
 	cqrs.Handle(s.Commands, s.changeLimits)
 	cqrs.Handle(s.Queries, func(ctx context.Context, q cqrs.Message[FindAccount]) (found, error) {
-		out, err := x.Get(ctx, q.Body.AccountID)
+		out, err := p.Executor.Get(ctx, q.Body.AccountID)
 		return found{q.Body.AccountID, out.State}, err
 	})
 	cqrs.Handle(s.Queries, func(ctx context.Context, q cqrs.Message[ListAccounts]) ([]readmodel.Entry, error) {
-		return accounts.List(ctx, q.Body.Filter)
+		return p.Accounts.List(ctx, q.Body.Filter)
 	})
+	cqrs.Handle(s.Queries, s.findAccountAt)
+	cqrs.Handle(s.Queries, s.readHistory)
+	cqrs.Handle(s.Queries, s.readStatement)
 	return s
 }
 
@@ -86,8 +95,25 @@ type (
 	}
 	// FindAccount reads one account.
 	FindAccount struct{ AccountID string }
+	// FindAccountAt reads one account as it was at a version.
+	FindAccountAt struct {
+		AccountID string
+		Version   int64
+	}
 	// ListAccounts reads a page of the read model.
 	ListAccounts struct{ Filter readmodel.Filter }
+	// ReadHistory reads the newest events below a version.
+	ReadHistory struct {
+		AccountID string
+		Below     int64
+		Limit     int
+	}
+	// ReadStatement reads a page of a statement.
+	ReadStatement struct {
+		AccountID string
+		Statement Statement
+		Limit     int
+	}
 )
 
 // found is an account with its id.
@@ -140,7 +166,7 @@ func (s *Server) CreateAccount(ctx context.Context, req *accountv1.CreateAccount
 	if len(out.Events) == 0 || out.Replayed {
 		replayed(ctx)
 	}
-	return &accountv1.CreateAccountResponse{Account: toProto(id, out.State)}, nil
+	return &accountv1.CreateAccountResponse{Account: shown(ctx, id, out.State)}, nil
 }
 
 func (s *Server) openAccount(ctx context.Context, c cqrs.Message[OpenAccount]) (es.Outcome[account.Account], error) {
@@ -213,7 +239,7 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 			state = *now
 		}
 	}
-	return &accountv1.ChangeAccountStatusResponse{Account: toProto(id, state)}, nil
+	return &accountv1.ChangeAccountStatusResponse{Account: shown(ctx, id, state)}, nil
 }
 
 func (s *Server) changeStatus(ctx context.Context, c cqrs.Message[ChangeAccountStatus]) (es.Outcome[account.Account], error) {
@@ -244,19 +270,7 @@ func (s *Server) GetAccount(ctx context.Context, req *accountv1.GetAccountReques
 	if err != nil {
 		return nil, err
 	}
-	return &accountv1.GetAccountResponse{Account: toProto(a.id, a.state)}, nil
-}
-
-// GetAccountBalance reads a balance from the account's stream.
-func (s *Server) GetAccountBalance(ctx context.Context, req *accountv1.GetAccountBalanceRequest) (*accountv1.GetAccountBalanceResponse, error) {
-	a, err := s.find(ctx, req.GetAccountId())
-	if err != nil {
-		return nil, err
-	}
-	p := toProto(a.id, a.state)
-	return &accountv1.GetAccountBalanceResponse{
-		AccountId: p.GetAccountId(), Balance: p.GetBalance(), Currency: p.GetCurrency(), Status: p.GetStatus(), Version: p.GetVersion(),
-	}, nil
+	return &accountv1.GetAccountResponse{Account: shown(ctx, a.id, a.state)}, nil
 }
 
 func (s *Server) find(ctx context.Context, accountID string) (found, error) {
@@ -284,6 +298,7 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	optionally(&v, "status", req.GetStatus(), account.Statuses()...)
 	optionally(&v, "currency", req.GetCurrency(), s.Currencies.Codes()...)
 	size := v.PageSize("pageSize", req.GetPageSize(), edge.PageSize, edge.PageSizeMax)
+	seen := edge.ReadConsistencyToken(&v, req.GetConsistencyToken())
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
@@ -294,6 +309,9 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 		if err := rpc.DecodePageToken(req.GetPageToken(), &f.Before); err != nil {
 			return nil, err
 		}
+	}
+	if err := edge.AwaitShown(ctx, s.Accounts.Wait, seen); err != nil {
+		return nil, err
 	}
 	entries, err := cqrs.Execute[ListAccounts, []readmodel.Entry](ctx, s.Queries, cqrs.New(ListAccounts{Filter: f}, origin))
 	if err != nil {
@@ -323,6 +341,16 @@ func command(i cqrs.Info, accountID, key string, creates bool, body account.Comm
 	return es.Command[account.Command]{
 		ID: i.ID, StreamID: accountID, Key: key, At: i.At, CorrelationID: i.CorrelationID, Metadata: i.Metadata(), Creates: creates, Body: body,
 	}
+}
+
+// shown is an account as an answer carries it, with the token for what it shows.
+func shown(ctx context.Context, id string, a account.Account) *accountv1.Account {
+	edge.SetConsistencyToken(ctx, edge.ConsistencyToken(stream(id), a.Version))
+	return toProto(id, a)
+}
+
+func stream(accountID string) es.Stream {
+	return es.Stream{Type: account.AggregateType, ID: accountID}
 }
 
 func toProto(id string, a account.Account) *accountv1.Account {

@@ -2,18 +2,27 @@ package api
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/money"
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
+	"example.com/billing/services/account/books"
+	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/edge"
 )
 
 const (
@@ -28,11 +37,11 @@ const (
 	cancelled        = accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED
 )
 
-// harness is the service on a store in memory.
+// harness is the service on a store: in memory, or on Postgres with its read model.
 type harness struct {
 	*Server
 	t     *testing.T
-	store *memory.Store
+	store es.Store
 }
 
 func newHarness(t *testing.T) *harness {
@@ -49,9 +58,39 @@ func newServer(t *testing.T, store es.Store) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(x, nil, nil, money.Default(), []byte("secret"), &Closing{
-		Executor: x, Open: func(context.Context, string) ([]string, error) { return nil, nil },
-	})
+	return newParts(t, x, Parts{Store: store, Watches: edge.NewWatches(t.Context())})
+}
+
+// newParts is the service with these parts, and no transactions under way.
+func newParts(t *testing.T, x *Executor, p Parts) *Server {
+	t.Helper()
+	p.Executor, p.Currencies, p.Secret = x, money.Default(), []byte("secret")
+	p.Closing = &Closing{Executor: x, Open: func(context.Context, string) ([]string, error) { return nil, nil }}
+	return New(p)
+}
+
+// newPostgresHarness is the service as it runs, without Kafka.
+func newPostgresHarness(t *testing.T) *harness {
+	t.Helper()
+	pool := pgtest.Pool(t)
+	if err := errors.Join(migrate.Up(t.Context(), pool, espg.Migrations, espg.MigrationsTable),
+		migrate.Up(t.Context(), pool, readmodel.Migrations, "account_migration")); err != nil {
+		t.Fatal(err)
+	}
+	return newPostgresInstance(t, pool, t.Context())
+}
+
+// newPostgresInstance is one instance of the service on a database that others may share; it stops with stop.
+func newPostgresInstance(t *testing.T, pool *pgxpool.Pool, stop context.Context) *harness {
+	t.Helper()
+	watches := edge.NewWatches(stop)
+	store := espg.New(pool, espg.Options{Inline: books.Inline, Notify: watches.Hub.Notify})
+	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = x.Close(context.Background()) })
+	return &harness{Server: newParts(t, x, Parts{Store: store, Watches: watches, Accounts: readmodel.New(pool), Pool: pool}), t: t, store: store}
 }
 
 // open opens an account in USD.
@@ -169,3 +208,17 @@ func (h *header) SendHeader(metadata.MD) error { return nil }
 func (h *header) SetTrailer(metadata.MD) error { return nil }
 
 func (h *header) replayed() bool { return len(h.Get("idempotency-replayed")) > 0 }
+
+// fast is a store whose clock is ahead.
+type fast struct {
+	es.Store
+	ahead time.Duration
+}
+
+func (f fast) Load(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error) {
+	events, err := f.Store.Load(ctx, s, after, limit)
+	for i := range events {
+		events[i].RecordedAt = events[i].RecordedAt.Add(f.ahead)
+	}
+	return events, err
+}

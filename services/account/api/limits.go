@@ -55,7 +55,7 @@ func (s *Server) ChangeAccountLimits(ctx context.Context, req *accountv1.ChangeA
 		}
 		replayed(ctx)
 	}
-	return &accountv1.ChangeAccountLimitsResponse{Account: toProto(id, out.State)}, nil
+	return &accountv1.ChangeAccountLimitsResponse{Account: shown(ctx, id, out.State)}, nil
 }
 
 func (s *Server) changeLimits(ctx context.Context, c cqrs.Message[ChangeAccountLimits]) (es.Outcome[account.Account], error) {

@@ -57,6 +57,14 @@ type Entry struct {
 	Account account.Account
 }
 
+// Wait returns when the list shows accounts at these versions or newer ones; see projection.Folded.
+func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64) error {
+	if err := a.model.Wait(ctx, a.pool, versions); err != nil {
+		return espg.Classify("wait for accounts", err)
+	}
+	return nil
+}
+
 // List returns accounts, newest first.
 func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
 	before, id := f.Before.Key()

@@ -44,7 +44,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	store := espg.New(pool, espg.Options{Inline: inline})
+	watches := edge.NewWatches(app.Context())
+	store := espg.New(pool, espg.Options{Inline: inline, Notify: watches.Hub.Notify})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -72,7 +73,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	transactions := clients.NewTransactions(transactionConn)
 	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
 	app.Go("closing of accounts", closing.Run)
-	server := api.New(executor, accounts, pool, currencies, secret, closing)
+	server := api.New(api.Parts{
+		Executor: executor, Store: store, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret, Closing: closing,
+	})
 	return edge.Serve(app, edge.Serving{
 		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})

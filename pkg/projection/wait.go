@@ -1,0 +1,66 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+)
+
+// How long Wait waits at most, and how long it pauses between two looks.
+const (
+	waitMax       = 5 * time.Second
+	waitPause     = 5 * time.Millisecond
+	waitPauseMost = 250 * time.Millisecond
+)
+
+// BehindError says that a read model did not get to the versions waited for in time.
+type BehindError struct {
+	Table   string
+	Streams int // that it does not show yet
+}
+
+// Error names the table and how much is missing.
+func (e *BehindError) Error() string {
+	return fmt.Sprintf("%s does not show %d of the streams waited for after %s", e.Table, e.Streams, waitMax)
+}
+
+// Wait returns when the rows show the streams at these versions or newer ones; streams of types that the model does not fold
+// are left aside. It waits for 5 s at most, then returns a *BehindError.
+func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions map[es.Stream]int64) error {
+	var (
+		ids  []string
+		want []int64
+	)
+	for s, v := range versions {
+		if s.Type == f.Decider.Type {
+			ids, want = append(ids, s.ID), append(want, v)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	over := time.NewTimer(waitMax)
+	defer over.Stop()
+	for pause := waitPause; ; pause = min(2*pause, waitPauseMost) {
+		var missing int
+		err := pool.QueryRow(ctx, `SELECT count(*) FROM unnest($1::uuid[], $2::bigint[]) AS w(id, version)
+			WHERE NOT EXISTS (SELECT FROM `+f.Table+` t WHERE t.id = w.id AND t.version >= w.version)`, ids, want).Scan(&missing)
+		if err != nil {
+			return fmt.Errorf("read versions of %s: %w", f.Table, err)
+		}
+		if missing == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-over.C:
+			return &BehindError{Table: f.Table, Streams: missing}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
