@@ -21,6 +21,31 @@ func published() map[string]es.Fact {
 			events[f.EventType()] = f
 		}
 	}
+	hold, holdBare := holdRequested(), holdRequested()
+	hold.DefaultExpiry = true
+	holdBare.DestinationID, holdBare.Reference, holdBare.Metadata = "", nil, nil
+	refund, capture, release := refundRequested("40.00", true), captureRequested("40.00", true), releaseRequested("60.00", transaction.Void)
+	refund.Metadata, capture.Metadata, capture.Reference = map[string]any{"month": "May"}, map[string]any{"month": "May"}, ref("rent")
+	release.Reason = ref("cancelled")
+	final := reservation(transaction.Hold, transaction.Paid, "40.00")
+	final.Final = true
+	for name, f := range map[string]es.Fact{
+		"RefundRequested": refund, "RefundRequested.bare": refundRequested("40.00", false), "PaymentRequested.capture": capture, "ReleaseRequested": release,
+		"ReleaseRequested.bare": releaseRequested("60.00", transaction.Expiry), "HoldRequested": hold, "HoldRequested.bare": holdBare,
+		"HoldCaptured.final": final, "HoldReleaseStarted": transaction.ReleaseStarted{TransactionID: saga, Cause: transaction.Void},
+		"HoldReleased": transaction.Released{TransactionID: saga, Cause: transaction.Expiry},
+	} {
+		events[name] = f
+	}
+	for _, f := range []es.Fact{
+		ended(transaction.Refund, transaction.Completed), ended(transaction.Refund, transaction.Failed), ended(transaction.Refund, transaction.Compensated),
+		ended(transaction.Hold, transaction.Completed), ended(transaction.Hold, transaction.Failed), ended(transaction.Release, transaction.Completed),
+		reservation(transaction.Payment, transaction.Taken, "40.00"), reservation(transaction.Payment, transaction.Paid, "40.00"),
+		reservation(transaction.Payment, transaction.Cancelled, "40.00"), reservation(transaction.Hold, transaction.Taken, "40.00"),
+		reservation(transaction.Hold, transaction.Paid, "40.00"), reservation(transaction.Hold, transaction.Cancelled, "40.00"),
+	} {
+		events[f.EventType()] = f
+	}
 	bare := requested(transaction.Transfer)
 	bare.Reference, bare.Metadata = nil, nil
 	events["TransferRequested.bare"] = bare

@@ -88,6 +88,14 @@ func (t Transaction) Ended() bool { return t.Exists() && t.Status != Pending }
 // Left is what refunds of a payment, or captures of a hold, can still take.
 func (t Transaction) Left() decimal.Decimal { return t.Amount.Sub(t.Reserved).Sub(t.Used) }
 
+// Remaining is what a hold still reserves and captures can take.
+func (t Transaction) Remaining() decimal.Decimal {
+	if t.HoldStatus != HoldActive {
+		return decimal.Zero
+	}
+	return t.Left()
+}
+
 // ReservedOn is the transaction that reserved for this one: the payment of a refund, the hold of a capture or release. Empty =
 // none.
 func (t Transaction) ReservedOn() string {

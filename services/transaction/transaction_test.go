@@ -21,7 +21,7 @@ const (
 )
 
 func types() []transaction.Type {
-	return []transaction.Type{transaction.Topup, transaction.Withdrawal, transaction.Transfer}
+	return []transaction.Type{transaction.Topup, transaction.Withdrawal, transaction.Transfer, transaction.Payment}
 }
 
 func side(accountType string, change ...func(*transaction.Side)) transaction.Side {
@@ -35,16 +35,19 @@ func side(accountType string, change ...func(*transaction.Side)) transaction.Sid
 func missing(s *transaction.Side)   { *s = transaction.Side{} }
 func inEUR(s *transaction.Side)     { s.Currency = "EUR" }
 func suspended(s *transaction.Side) { s.Status = "suspended" }
+func closing(s *transaction.Side)   { s.Status = "closing" }
 func closed(s *transaction.Side)    { s.Status = "closed" }
 
 // Which account types may stand on which side of which transaction: all of them, tried.
 func TestCheckAccountTypes(t *testing.T) {
 	allowed := map[string]bool{
 		"topup EXTERNAL→USER": true, "withdrawal USER→EXTERNAL": true,
+		"payment USER→USER": true, "payment USER→SYSTEM": true, "refund USER→USER": true, "refund SYSTEM→USER": true,
+		"hold USER→USER": true, "hold USER→SYSTEM": true,
 		"transfer USER→USER": true, "transfer USER→SYSTEM": true, "transfer SYSTEM→USER": true, "transfer SYSTEM→SYSTEM": true,
 	}
 	all := []string{"USER", "EXTERNAL", "SYSTEM"}
-	for _, kind := range types() {
+	for _, kind := range append(types(), transaction.Refund, transaction.Hold) {
 		for _, from := range all {
 			for _, to := range all {
 				name := string(kind) + " " + from + "→" + to
@@ -73,6 +76,7 @@ func TestCheck(t *testing.T) {
 		{"destination in another currency", user, side("USER", inEUR), "CURRENCY_MISMATCH", "destination"},
 		{"source suspended", side("USER", suspended), user, "ACCOUNT_SUSPENDED", "source"},
 		{"destination suspended", user, side("USER", suspended), "ACCOUNT_SUSPENDED", "destination"},
+		{"source closing", side("USER", closing), user, "ACCOUNT_CLOSING", "source"},
 		{"source closed", side("USER", closed), user, "ACCOUNT_CLOSED", "source"},
 		{"destination closed", user, side("USER", closed), "ACCOUNT_CLOSED", "destination"},
 		{"source first", side("USER", closed), side("USER", missing), "ACCOUNT_CLOSED", "source"},
@@ -89,6 +93,9 @@ func TestCheck(t *testing.T) {
 	}
 	if r := transaction.Check(transaction.Transfer, "USD", user, user, src, dst); r != nil {
 		t.Errorf("two good accounts: %v", r)
+	}
+	if r := transaction.Check(transaction.Hold, "USD", user, side("USER", missing), src, ""); r != nil {
+		t.Errorf("a hold that names no destination: %v", r)
 	}
 	if r := transaction.Check(transaction.Transfer, "USD", side("USER", missing), side("USER", missing), src, src); r == nil || r.Reason != "SAME_ACCOUNT" {
 		t.Errorf("one account on both sides: %v", r)
@@ -253,7 +260,7 @@ func TestSettle(t *testing.T) {
 }
 
 func TestRequestedTypes(t *testing.T) {
-	if got := strings.Join(transaction.RequestedTypes(), " "); got != "TopupRequested WithdrawalRequested TransferRequested" {
+	if got := strings.Join(transaction.RequestedTypes(), " "); got != "TopupRequested WithdrawalRequested TransferRequested PaymentRequested RefundRequested HoldRequested ReleaseRequested" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -78,7 +78,7 @@ func newServer(t *testing.T, store es.Store, a Accounts) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(x, a, nil, money.Default(), []byte("secret"))
+	return New(Parts{Executor: x, Accounts: a, Currencies: money.Default(), Secret: []byte("secret")})
 }
 
 // all returns every event of the store.

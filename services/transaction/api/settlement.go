@@ -38,13 +38,13 @@ func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (
 		}
 		cmds, at = append(cmds, cmd), append(at, i)
 	}
-	for j, out := range s.executor.ExecuteAll(ctx, cmds) {
+	for j, out := range s.Executor.ExecuteAll(ctx, cmds) {
 		if out.Err != nil {
 			results[at[j]] = undecided(out.Err)
 			continue
 		}
 		t := out.Value.State
-		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two events
+		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two billion events
 		if t.Ended() {
 			s.waiters.ended(cmds[j].StreamID)
 		}
@@ -63,6 +63,13 @@ func settleCommand(x *transactionv1.Settlement) (es.Command[transaction.Command]
 		v.MaxLen(field, text, edge.KeyMax)
 	}
 	v.MaxLen("errorMessage", x.GetErrorMessage(), 4*edge.ReferenceMax)
+	other := x.GetReservedOn()
+	if other != "" {
+		other = v.UUID("reservedOn", other)
+	}
+	if other != "" && other == id {
+		v.Add("reservedOn", "different_from:transactionId", other)
+	}
 	status, ok := ends[x.GetKind()]
 	if !ok {
 		v.Add("kind", "one_of:COMPLETE,FAIL,COMPENSATE", x.GetKind().String())
@@ -75,7 +82,7 @@ func settleCommand(x *transactionv1.Settlement) (es.Command[transaction.Command]
 		md["causedBy"] = x.GetCausedBy()
 	}
 	return es.Command[transaction.Command]{
-		ID: c.ID, StreamID: id, Key: id + "/" + x.GetStep(), At: c.At, CorrelationID: c.CorrelationID, Metadata: md, Body: c.Body,
+		ID: c.ID, StreamID: id, OtherID: other, Key: id + "/" + x.GetStep(), At: c.At, CorrelationID: c.CorrelationID, Metadata: md, Body: c.Body,
 	}, v.Err()
 }
 
@@ -90,4 +97,35 @@ func undecided(err error) *transactionv1.SettlementResult {
 		res.ErrorReason, res.ErrorMessage = r.Reason, r.Message
 	}
 	return res
+}
+
+// ListOpenTransactions lists transactions that have not ended and name an account.
+func (s *Server) ListOpenTransactions(ctx context.Context, req *transactionv1.ListOpenTransactionsRequest) (*transactionv1.ListOpenTransactionsResponse, error) {
+	var v rpc.Fields
+	id := v.UUID("accountId", req.GetAccountId())
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	ids, err := s.List.OpenOf(ctx, id, openMax)
+	return &transactionv1.ListOpenTransactionsResponse{TransactionIds: ids}, err
+}
+
+// openMax is how many open transactions of an account are listed.
+const openMax = 100
+
+// FilterOpenTransactions says which of these transactions have not ended.
+func (s *Server) FilterOpenTransactions(ctx context.Context, req *transactionv1.FilterOpenTransactionsRequest) (*transactionv1.FilterOpenTransactionsResponse, error) {
+	var v rpc.Fields
+	if len(req.GetTransactionIds()) > edge.BatchMax {
+		v.Add("transactionIds", "max_items:1000", "")
+	}
+	ids := make([]string, len(req.GetTransactionIds()))
+	for i, id := range req.GetTransactionIds() {
+		ids[i] = v.UUID("transactionIds", id)
+	}
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	open, err := s.List.Open(ctx, ids)
+	return &transactionv1.FilterOpenTransactionsResponse{TransactionIds: open}, err
 }

@@ -5,11 +5,12 @@ package readmodel
 import (
 	"context"
 	"embed"
+	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/shopspring/decimal"
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
@@ -41,12 +42,55 @@ func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, i
 	return projection.New(t.pool, t.model, load)
 }
 
+// Wait returns when the list shows these versions.
+func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64) error {
+	return t.model.Wait(ctx, t.pool, versions)
+}
+
 // Filter selects transactions. Empty fields select all.
 type Filter struct {
-	TenantID  string
-	AccountID string // on either side
-	Before    page.Cursor
-	Limit     int
+	TenantID   string
+	AccountID  string // on either side
+	Type       string
+	Status     string
+	Currency   string
+	MinAmount  *decimal.Decimal
+	MaxAmount  *decimal.Decimal
+	From, To   *time.Time // accepted at or after From, before To
+	PaymentID  string     // refunds of it
+	HoldStatus string     // holds that stand there
+	Before     page.Cursor
+	Limit      int
+}
+
+// where is the filter's condition but for accounts, and its arguments.
+func (f Filter) where() (string, []any) {
+	before, id := f.Before.Key()
+	sql, args := `tenant_id = $1 AND (created_at, id) < ($2, $3)`, []any{f.TenantID, before, id}
+	and := func(condition string, value any) {
+		args = append(args, value)
+		sql += fmt.Sprintf(" AND "+condition, len(args))
+	}
+	for _, c := range []struct{ column, value string }{
+		{"type", f.Type}, {"status", f.Status}, {"currency", f.Currency}, {"payment_id", f.PaymentID}, {"hold_status", f.HoldStatus},
+	} {
+		if c.value != "" {
+			and(c.column+" = $%d", c.value)
+		}
+	}
+	if f.MinAmount != nil {
+		and("amount >= $%d::numeric", f.MinAmount.String())
+	}
+	if f.MaxAmount != nil {
+		and("amount <= $%d::numeric", f.MaxAmount.String())
+	}
+	if f.From != nil {
+		and("created_at >= $%d", *f.From)
+	}
+	if f.To != nil {
+		and("created_at < $%d", *f.To)
+	}
+	return sql, args
 }
 
 // Entry is a transaction and its id.
@@ -57,16 +101,18 @@ type Entry struct {
 
 // List returns transactions, newest first.
 func (t *Transactions) List(ctx context.Context, f Filter) ([]Entry, error) {
-	before, id := f.Before.Key()
-	const page = ` AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4`
-	sql, args := `SELECT id::text, version, state FROM transaction_view WHERE tenant_id = $1`+page, []any{f.TenantID, before, id, f.Limit}
+	where, args := f.where()
+	args = append(args, f.Limit)
+	const columns = `SELECT id::text, version, state`
+	order := fmt.Sprintf(` ORDER BY created_at DESC, id DESC LIMIT $%d`, len(args))
+	sql := columns + ` FROM transaction_view WHERE ` + where + order
 	if f.AccountID != "" {
 		// One index each; no transaction has the same account on both sides.
-		sql = `SELECT id::text, version, state FROM (
-			(SELECT * FROM transaction_view WHERE tenant_id = $1 AND source_id = $5` + page + `) UNION ALL
-			(SELECT * FROM transaction_view WHERE tenant_id = $1 AND destination_id = $5` + page + `)) AS sides
-			ORDER BY created_at DESC, id DESC LIMIT $4`
 		args = append(args, f.AccountID)
+		side := func(column string) string {
+			return fmt.Sprintf(`(SELECT * FROM transaction_view WHERE %s AND %s = $%d%s)`, where, column, len(args), order)
+		}
+		sql = columns + ` FROM (` + side("source_id") + ` UNION ALL ` + side("destination_id") + `) AS sides` + order
 	}
 	rows, err := t.pool.Query(ctx, sql, args...)
 	if err != nil {
@@ -85,53 +131,34 @@ func (t *Transactions) List(ctx context.Context, f Filter) ([]Entry, error) {
 
 func write(ctx context.Context, tx pgx.Tx, table string, rows []projection.Row[transaction.Transaction]) error {
 	var (
-		ids, tenants, sources, destinations []string
-		versions                            []int64
-		created                             []time.Time
-		states                              [][]byte
+		ids, tenants, sources, types, statuses, currencies, amounts, holds []string
+		destinations, payments                                             []*string
+		versions                                                           []int64
+		created                                                            []time.Time
+		states                                                             [][]byte
 	)
 	for _, r := range rows {
 		tenant, _ := r.First.Metadata["tenantId"].(string)
 		ids, tenants, versions = append(ids, r.ID), append(tenants, tenant), append(versions, r.Version)
-		sources, destinations = append(sources, r.State.SourceID), append(destinations, r.State.DestinationID)
+		sources, destinations, payments = append(sources, r.State.SourceID), append(destinations, given(r.State.DestinationID)), append(payments, given(r.State.PaymentID))
+		types, statuses, holds = append(types, string(r.State.Type)), append(statuses, string(r.State.Status)), append(holds, string(r.State.HoldStatus))
+		currencies, amounts = append(currencies, r.State.Currency), append(amounts, r.State.Amount.String())
 		created, states = append(created, r.State.CreatedAt), append(states, r.Encoded)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO `+table+` AS v (id, version, tenant_id, source_id, destination_id, created_at, state)
-		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::uuid[], $6::timestamptz[], $7::bytea[])
-		ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state
+	_, err := tx.Exec(ctx, `INSERT INTO `+table+` AS v (id, version, tenant_id, source_id, destination_id, payment_id, type, status, hold_status, currency, amount, created_at, state)
+		SELECT i, v, t, s, d, p, y, u, h, c, a::numeric, r, e
+		FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::bytea[])
+			AS x(i, v, t, s, d, p, y, u, h, c, a, r, e)
+		ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, hold_status = excluded.hold_status, state = excluded.state
 		WHERE v.version <= excluded.version -- a consumer that lost its partition may come late`,
-		ids, versions, tenants, sources, destinations, created, states)
+		ids, versions, tenants, sources, destinations, payments, types, statuses, holds, currencies, amounts, created, states)
 	return espg.Classify("write "+table, err)
 }
 
-// Inline keeps transaction_pending in the transaction that commits the events.
-func Inline(b *pgx.Batch, events []es.Event) error {
-	var begun, ended []string
-	for _, e := range events {
-		if e.Version == 1 {
-			begun = append(begun, e.Stream.ID)
-		} else {
-			ended = append(ended, e.Stream.ID)
-		}
+// given is an optional text: nil where it is empty.
+func given(s string) *string {
+	if s == "" {
+		return nil
 	}
-	if len(begun) > 0 {
-		b.Queue(`INSERT INTO transaction_pending (id, created_at) SELECT i, clock_timestamp() FROM unnest($1::uuid[]) AS x(i)`, begun)
-	}
-	if len(ended) > 0 {
-		b.Queue(`DELETE FROM transaction_pending WHERE id = ANY($1::uuid[])`, ended)
-	}
-	return nil
-}
-
-// PendingSince returns the ids above after, in their order, of transactions that have been pending for at least age.
-func (t *Transactions) PendingSince(ctx context.Context, age time.Duration, after string, limit int) ([]string, error) {
-	if after == "" {
-		after = uuid.Nil.String()
-	}
-	rows, err := t.pool.Query(ctx, `SELECT id::text FROM transaction_pending WHERE created_at < clock_timestamp() - $1::interval AND id > $2 ORDER BY id LIMIT $3`, age, after, limit)
-	if err != nil {
-		return nil, espg.Classify("read pending transactions", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return ids, espg.Classify("read pending transactions", err)
+	return &s
 }

@@ -78,7 +78,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(executor, accounts, transactions, currencies, secret)
+	server := api.New(api.Parts{Executor: executor, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret})
+	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})

@@ -1312,8 +1312,6 @@ type RefundRequested struct {
 	Amount string `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
 	// Currency code.
 	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
-	// The caller's reference.
-	Reference *string `protobuf:"bytes,5,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
 	// The caller's own data.
 	Metadata *structpb.Struct `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The key it was asked with.
@@ -1382,13 +1380,6 @@ func (x *RefundRequested) GetAmount() string {
 func (x *RefundRequested) GetCurrency() string {
 	if x != nil {
 		return x.Currency
-	}
-	return ""
-}
-
-func (x *RefundRequested) GetReference() string {
-	if x != nil && x.Reference != nil {
-		return *x.Reference
 	}
 	return ""
 }
@@ -2349,22 +2340,19 @@ const file_billing_event_v1_transaction_proto_rawDesc = "" +
 	"\x06amount\x18\x02 \x01(\tR\x06amount\"W\n" +
 	"\x16PaymentRefundCancelled\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12\x16\n" +
-	"\x06amount\x18\x02 \x01(\tR\x06amount\"\xa2\x03\n" +
+	"\x06amount\x18\x02 \x01(\tR\x06amount\"\xf1\x02\n" +
 	"\x0fRefundRequested\x12*\n" +
 	"\x11source_account_id\x18\x01 \x01(\tR\x0fsourceAccountId\x124\n" +
 	"\x16destination_account_id\x18\x02 \x01(\tR\x14destinationAccountId\x12\x16\n" +
 	"\x06amount\x18\x03 \x01(\tR\x06amount\x12\x1a\n" +
-	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12!\n" +
-	"\treference\x18\x05 \x01(\tH\x00R\treference\x88\x01\x01\x123\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x123\n" +
 	"\bmetadata\x18\x06 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12'\n" +
 	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\b \x01(\tR\tpaymentId\x12\x19\n" +
-	"\x05whole\x18\t \x01(\bH\x01R\x05whole\x88\x01\x01\x12\x1b\n" +
+	"\x05whole\x18\t \x01(\bH\x00R\x05whole\x88\x01\x01\x12\x1b\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tH\x02R\x06reason\x88\x01\x01B\f\n" +
-	"\n" +
-	"_referenceB\b\n" +
+	" \x01(\tH\x01R\x06reason\x88\x01\x01B\b\n" +
 	"\x06_wholeB\t\n" +
 	"\a_reason\"*\n" +
 	"\x0fRefundCompleted\x12\x17\n" +

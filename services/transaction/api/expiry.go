@@ -1,0 +1,70 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/rpc"
+	"example.com/billing/services/edge"
+	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/readmodel"
+)
+
+// Expiry releases holds whose time is over. A hold that a capture is under way of is left until the next time.
+type Expiry struct {
+	Server *Server
+	Log    *slog.Logger
+	Every  time.Duration // how often Run looks; 1 s
+}
+
+const expiryPageMax = 500
+
+// Run looks for expired holds from time to time, until ctx ends.
+func (x Expiry) Run(ctx context.Context) error {
+	if x.Every <= 0 {
+		x.Every = time.Second
+	}
+	t := time.NewTicker(x.Every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := x.sweep(ctx); err != nil && ctx.Err() == nil {
+			x.Log.Warn("expire holds", "error", err)
+		}
+	}
+}
+
+// sweep asks for the release of every expired hold.
+func (x Expiry) sweep(ctx context.Context) error {
+	for after := (readmodel.Expired{}); ; {
+		holds, err := x.Server.List.ExpiredHolds(ctx, after, expiryPageMax)
+		if err != nil || len(holds) == 0 {
+			return err
+		}
+		for _, h := range holds {
+			if err := x.expire(ctx, h); err != nil {
+				return err
+			}
+			after = h
+		}
+	}
+}
+
+func (x Expiry) expire(ctx context.Context, h readmodel.Expired) error {
+	ctx = rpc.WithCaller(ctx, rpc.Caller{CorrelationID: rpc.CorrelationIDOr(""), Actor: edge.OwnActor, TenantID: h.TenantID})
+	on, err := x.Server.find(ctx, h.HoldID)
+	if err != nil {
+		return err
+	}
+	_, err = x.Server.accept(ctx, x.Server.release(edge.Origin(ctx), h.HoldID, on, transaction.Expiry, nil))
+	if es.RefusalOf(err) != nil { // a capture is under way, or somebody was faster
+		return nil
+	}
+	return err
+}
