@@ -45,13 +45,17 @@ type Server struct {
 	queries    *cqrs.Bus
 	currencies money.Catalogue
 	secret     []byte
-	waiters    waiters
+	store      es.Store
+	watches    *edge.Watches
 }
 
-// New makes the server and registers its handlers on buses of its own.
-func New(x *Executor, accounts Accounts, list *readmodel.Transactions, currencies money.Catalogue, secret []byte, mw ...cqrs.Middleware) *Server {
+// New makes the server and registers its handlers on buses of its own. store is the executor's; watches are told of its commits.
+func New(x *Executor, store es.Store, watches *edge.Watches, accounts Accounts, list *readmodel.Transactions, currencies money.Catalogue, secret []byte,
+	mw ...cqrs.Middleware,
+) *Server {
 	s := &Server{
-		executor: x, accounts: accounts, commands: cqrs.NewBus(mw...), queries: cqrs.NewBus(mw...), currencies: currencies, secret: secret,
+		executor: x, store: store, watches: watches, accounts: accounts, commands: cqrs.NewBus(mw...), queries: cqrs.NewBus(mw...),
+		currencies: currencies, secret: secret,
 	}
 	cqrs.Handle(s.commands, s.requestTransaction)
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[FindTransaction]) (transaction.Transaction, error) {
@@ -134,8 +138,6 @@ func (s *Server) request(ctx context.Context, t transaction.Type, req asked) (*t
 	}
 	origin := edge.Origin(ctx)
 	id := edge.DeriveID(s.secret, transaction.AggregateType, origin.TenantID, r.IdempotencyKey)
-	word, leave := s.waiters.add(id)
-	defer leave()
 	out, err := cqrs.Execute[RequestTransaction, es.Outcome[transaction.Transaction]](ctx, s.commands, cqrs.New(RequestTransaction{TransactionID: id, Request: r}, origin))
 	if err != nil {
 		return nil, err
@@ -150,10 +152,9 @@ func (s *Server) request(ctx context.Context, t transaction.Type, req asked) (*t
 			state = out.State
 			return out.State.Ended(), err
 		}
-		if err := wait(ctx, word, forEnd, look); err != nil {
-			return nil, err
-		}
-		if _, err := look(ctx); err != nil {
+		news, leave := s.watches.Hub.Listen(stream(id))
+		defer leave()
+		if err := wait(ctx, news, forEnd, look); err != nil {
 			return nil, err
 		}
 	}
