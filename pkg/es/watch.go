@@ -58,6 +58,13 @@ func (h *Hub) Listen(s Stream) (news <-chan struct{}, leave func()) {
 	}
 }
 
+// Waiting is how many streams are waited for.
+func (h *Hub) Waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.by)
+}
+
 // Watch yields a stream's events above version after, each once and in order, and waits for further ones until ctx ends,
 // without an error then. It reads them from the store, so that whoever comes back with the last version seen misses
 // nothing. It stops at the first error of the store.

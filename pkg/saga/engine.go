@@ -123,13 +123,15 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	sagas := make([]State, 0, len(triggers))
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	for _, t := range triggers {
+		at := t.At.UTC().Truncate(time.Millisecond)
 		d, ok := e.cfg.Registry.ByTrigger(t.EventType)
 		if !ok {
 			return 0, fmt.Errorf("start saga %s: no saga is triggered by %s", t.SagaID, t.EventType)
 		}
 		sagas = append(sagas, State{
 			SagaID: t.SagaID, SagaType: d.Name, Definition: d.Version, Status: InProgress, Steps: d.StepNames(),
-			Input: t.Data, CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: t.At.UTC().Truncate(time.Millisecond), UpdatedAt: now,
+			Input: t.Data, CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: at, UpdatedAt: now,
+			Timeline: []Entry{{Type: EntryStarted, At: at}},
 		})
 	}
 	added, err := e.cfg.Store.Insert(ctx, sagas)
@@ -171,20 +173,9 @@ const settleWait = 500 * time.Millisecond
 func (e *Engine) Get(ctx context.Context, sagaID string) (State, error) {
 	deadline := time.After(settleWait)
 	for {
-		e.mu.Lock()
-		r := e.active[sagaID]
-		e.mu.Unlock()
-		if r == nil {
-			return e.cfg.Store.Get(ctx, sagaID)
-		}
-		r.mu.Lock()
-		s, changed := r.state, r.changed
-		r.mu.Unlock()
-		if s.SagaID == "" {
-			return e.cfg.Store.Get(ctx, sagaID) // just taken up
-		}
-		if s.Status.Ended() || !e.ending(s) {
-			return s, nil
+		s, changed, err := e.Look(ctx, sagaID)
+		if err != nil || changed == nil || s.Status.Ended() || !e.ending(s) {
+			return s, err
 		}
 		select {
 		case <-changed:

@@ -44,6 +44,7 @@ type State struct {
 	Before       *Before        `json:"before,omitempty"` // only in needs_attention
 	Undone       int            `json:"undone,omitempty"` // steps of those done that are undone again
 	Actions      []Compensation `json:"compensationActions,omitempty"`
+	Timeline     []Entry        `json:"timeline,omitempty"` // see History
 
 	Input         json.RawMessage `json:"input"` // the trigger's data
 	CorrelationID string          `json:"correlationId"`
@@ -133,6 +134,7 @@ const (
 
 // Apply records what the decision's action came to. It is a pure function.
 func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
+	was := s
 	s.UpdatedAt = now.UTC().Truncate(time.Millisecond)
 	if a.Outcome != Done && a.Reason == "" {
 		a.Reason = "INTERNAL" // a reason is what tells a saga that was refused from one that goes on
@@ -170,7 +172,7 @@ func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
 	case did.Op == OpReport:
 		s.Status = Failed
 	}
-	return s
+	return s.record(was, did, a)
 }
 
 // refusable: only a step up to the pivot can be refused.

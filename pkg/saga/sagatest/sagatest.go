@@ -110,6 +110,7 @@ func testRoundTrip(t *testing.T, s saga.Store) {
 	st.Results = map[string]json.RawMessage{"debit": json.RawMessage(`{"newBalance":"9.00"}`)}
 	st.ErrorReason, st.ErrorMessage = "ACCOUNT_CLOSED", "Zürich \u2028 \"closed\""
 	st.Actions = []saga.Compensation{{Action: "debit_rollback", Result: json.RawMessage(`{"a":1}`), Timestamp: start.Add(time.Millisecond)}, {Action: "x", Timestamp: start}}
+	st.Timeline = []saga.Entry{{Type: saga.EntryStarted, At: start}, {Type: saga.EntryRefused, Action: "credit", Reason: "NO", Message: "No.", At: start}}
 	st.UpdatedAt = start.Add(1234 * time.Millisecond)
 	mustSave(t, s, st)
 	st.Revision = 2

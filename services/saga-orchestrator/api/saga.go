@@ -29,12 +29,15 @@ type Server struct {
 	registry     saga.Registry
 	transactions transactionv1.TransactionServiceClient
 	queries      *cqrs.Bus
+	watches      *edge.Watches
 }
 
 // New makes the server and registers its handlers on a bus of its own. transactions tells of accepted transactions whose
 // saga has not arrived yet.
-func New(engine *saga.Engine, store saga.Store, registry saga.Registry, transactions transactionv1.TransactionServiceClient, mw ...cqrs.Middleware) *Server {
-	s := &Server{engine: engine, registry: registry, transactions: transactions, queries: cqrs.NewBus(mw...)}
+func New(engine *saga.Engine, store saga.Store, registry saga.Registry, transactions transactionv1.TransactionServiceClient, watches *edge.Watches,
+	mw ...cqrs.Middleware,
+) *Server {
+	s := &Server{engine: engine, registry: registry, transactions: transactions, queries: cqrs.NewBus(mw...), watches: watches}
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[FindSaga]) (saga.State, error) {
 		return engine.Get(ctx, q.Body.SagaID)
 	})

@@ -88,7 +88,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(engine, store, registry, transactionv1.NewTransactionServiceClient(transactionConn))
+	server := api.New(engine, store, registry, transactionv1.NewTransactionServiceClient(transactionConn), edge.NewWatches(app.Context()))
 	return edge.Serve(app, edge.Serving{
 		Service: "saga", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
 	})

@@ -2,19 +2,26 @@ package api
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/money"
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"example.com/billing/services/edge"
 	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/readmodel"
 )
 
 const (
@@ -51,34 +58,80 @@ func (a *accounts) fail(err error) {
 	a.err = err
 }
 
-// harness is the service on a store in memory and accounts of its own.
+// harness is the service on a store, in memory or on Postgres, and accounts of its own.
 type harness struct {
 	*Server
 	t        *testing.T
-	store    *memory.Store
+	store    es.Store
 	accounts *accounts
 }
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
-	store := memory.New()
-	a := &accounts{by: map[string]transaction.Side{
+	store, a := memory.New(), newAccounts()
+	return &harness{Server: newServer(t, store, a), t: t, store: store, accounts: a}
+}
+
+func newAccounts() *accounts {
+	return &accounts{by: map[string]transaction.Side{
 		alice: {Found: true, AccountType: "USER", Currency: "USD", Status: "active"},
 		bob:   {Found: true, AccountType: "USER", Currency: "USD", Status: "active"},
 		world: {Found: true, AccountType: "EXTERNAL", Currency: "USD", Status: "active"},
 	}}
-	return &harness{Server: newServer(t, store, a), t: t, store: store, accounts: a}
 }
 
-// newServer is one instance of the service on a store that others may share.
+// telling is one instance's way to a store in memory that others may share: it tells of its own commits only.
+type telling struct {
+	es.Store
+	notify func([]es.Event)
+}
+
+func (s telling) AppendBatch(ctx context.Context, items [][]es.Append) []error {
+	errs := s.Store.AppendBatch(ctx, items)
+	for i, item := range items {
+		for _, a := range item {
+			if errs[i] == nil {
+				s.notify(a.Events)
+			}
+		}
+	}
+	return errs
+}
+
+// newServer is one instance of the service on a store in memory that others may share.
 func newServer(t *testing.T, store es.Store, a Accounts) *Server {
+	t.Helper()
+	watches := edge.NewWatches(t.Context())
+	return newServerOn(t, telling{store, watches.Hub.Notify}, watches, a)
+}
+
+// newPostgresInstance is one instance of the service on a database that others may share; it stops with stop.
+func newPostgresInstance(t *testing.T, pool *pgxpool.Pool, stop context.Context) *harness {
+	t.Helper()
+	a, watches := newAccounts(), edge.NewWatches(stop)
+	store := espg.New(pool, espg.Options{Inline: readmodel.Inline, Notify: watches.Hub.Notify})
+	return &harness{Server: newServerOn(t, store, watches, a), t: t, store: store, accounts: a}
+}
+
+// newPool is a database as the service has it.
+func newPool(t *testing.T) *pgxpool.Pool {
+	t.Helper()
+	pool := pgtest.Pool(t)
+	if err := errors.Join(migrate.Up(t.Context(), pool, espg.Migrations, espg.MigrationsTable),
+		migrate.Up(t.Context(), pool, readmodel.Migrations, "transaction_migration")); err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+func newServerOn(t *testing.T, store es.Store, watches *edge.Watches, a Accounts) *Server {
 	t.Helper()
 	x, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.Close(context.Background()) })
-	return New(Parts{Executor: x, Accounts: a, Currencies: money.Default(), Secret: []byte("secret")})
+	return New(Parts{Executor: x, Store: store, Watches: watches, Accounts: a, Currencies: money.Default(), Secret: []byte("secret")})
 }
 
 // all returns every event of the store.

@@ -44,8 +44,6 @@ func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read r
 	if err := v.Err(); err != nil {
 		return "", transaction.Transaction{}, err
 	}
-	word, leave := s.waiters.add(r.ID)
-	defer leave()
 	out, err := s.accept(ctx, r)
 	if err != nil {
 		return "", transaction.Transaction{}, err
@@ -53,7 +51,7 @@ func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read r
 	if len(out.Events) == 0 || out.Replayed {
 		replayed(ctx)
 	}
-	t, err := s.await(ctx, r.ID, out.State, word, forEnd)
+	t, err := s.await(ctx, r.ID, out.State, forEnd)
 	return r.ID, t, err
 }
 
@@ -62,8 +60,8 @@ func (s *Server) accept(ctx context.Context, r transaction.Request) (es.Outcome[
 	return cqrs.Execute[RequestTransaction, es.Outcome[transaction.Transaction]](ctx, s.commands, cqrs.New(RequestTransaction{Request: r}, edge.Origin(ctx)))
 }
 
-// await waits for a transaction's end, by word or by looking, until the time is over.
-func (s *Server) await(ctx context.Context, id string, t transaction.Transaction, word <-chan struct{}, forEnd time.Duration) (transaction.Transaction, error) {
+// await waits for a transaction's end until the time is over.
+func (s *Server) await(ctx context.Context, id string, t transaction.Transaction, forEnd time.Duration) (transaction.Transaction, error) {
 	if forEnd <= 0 || t.Ended() {
 		return t, nil
 	}
@@ -72,10 +70,9 @@ func (s *Server) await(ctx context.Context, id string, t transaction.Transaction
 		t = out.State
 		return out.State.Ended(), err
 	}
-	if err := wait(ctx, word, forEnd, look); err != nil {
-		return t, err
-	}
-	_, err := look(ctx)
+	news, leave := s.Watches.Hub.Listen(stream(id))
+	defer leave()
+	err := wait(ctx, news, forEnd, look)
 	return t, err
 }
 

@@ -45,9 +45,6 @@ func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (
 		}
 		t := out.Value.State
 		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two billion events
-		if t.Ended() {
-			s.waiters.ended(cmds[j].StreamID)
-		}
 	}
 	return &transactionv1.SettleResponse{Results: results}, nil
 }

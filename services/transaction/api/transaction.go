@@ -29,6 +29,8 @@ type Accounts interface {
 // Parts are what the API stands on.
 type Parts struct {
 	Executor   *Executor
+	Store      es.Store      // the executor's
+	Watches    *edge.Watches // told of the store's commits
 	Accounts   Accounts
 	List       *readmodel.Transactions
 	Currencies money.Catalogue
@@ -43,7 +45,6 @@ type Server struct {
 	Parts
 	commands *cqrs.Bus
 	queries  *cqrs.Bus
-	waiters  waiters
 }
 
 // New makes the server and registers its handlers on buses of its own.
@@ -127,14 +128,20 @@ func (s *Server) GetTransaction(ctx context.Context, req *transactionv1.GetTrans
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	t, err := s.find(ctx, id)
+	t, err := s.existing(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if !t.Exists() {
-		return nil, rpc.Fail("TRANSACTION_NOT_FOUND", "There is no transaction %s.", id)
-	}
 	return &transactionv1.GetTransactionResponse{Transaction: shown(ctx, id, t)}, nil
+}
+
+// existing reads a transaction that has to be there.
+func (s *Server) existing(ctx context.Context, id string) (transaction.Transaction, error) {
+	t, err := s.find(ctx, id)
+	if err == nil && !t.Exists() {
+		err = rpc.Fail("TRANSACTION_NOT_FOUND", "There is no transaction %s.", id)
+	}
+	return t, err
 }
 
 // find reads a transaction from its stream; one that is not there does not exist.
@@ -154,7 +161,7 @@ func shown(ctx context.Context, id string, t transaction.Transaction) *transacti
 }
 
 func token(id string, t transaction.Transaction) string {
-	return edge.ConsistencyToken(es.Stream{Type: transaction.AggregateType, ID: id}, t.Version)
+	return edge.ConsistencyToken(stream(id), t.Version)
 }
 
 func toProto(id string, t transaction.Transaction) *transactionv1.Transaction {

@@ -98,9 +98,9 @@ func TestWait(t *testing.T) {
 func TestSettleGivesWord(t *testing.T) {
 	h := newHarness(t)
 	id := h.accepted("k-1").GetTransactionId()
-	word, leave := h.waiters.add(id)
+	word, leave := h.watches.Hub.Listen(stream(id))
 	defer leave()
-	other, leaveOther := h.waiters.add(none)
+	other, leaveOther := h.watches.Hub.Listen(stream(none))
 	defer leaveOther()
 	settle(t, h.Server, settlement(id, complete), settlement(none, complete))
 	if len(word) != 1 || len(other) != 0 {
@@ -111,9 +111,7 @@ func TestSettleGivesWord(t *testing.T) {
 // nobodyWaits fails the test if a waiter was left behind.
 func (h *harness) nobodyWaits() {
 	h.t.Helper()
-	h.waiters.mu.Lock()
-	defer h.waiters.mu.Unlock()
-	if n := len(h.waiters.by); n != 0 {
+	if n := h.watches.Hub.Waiting(); n != 0 {
 		h.t.Errorf("%d transactions are still waited for", n)
 	}
 }

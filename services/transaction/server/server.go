@@ -44,7 +44,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
+	watches := edge.NewWatches(app.Context())
+	store := espg.New(pool, espg.Options{Inline: readmodel.Inline, Notify: watches.Hub.Notify})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -78,7 +79,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	server := api.New(api.Parts{Executor: executor, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret})
+	server := api.New(api.Parts{
+		Executor: executor, Store: store, Watches: watches, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret,
+	})
 	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
