@@ -22,6 +22,7 @@ import (
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/account/reconcile"
 	"example.com/billing/services/edge"
 )
 
@@ -39,6 +40,7 @@ type Server struct {
 	Pool       *pgxpool.Pool
 	Currencies money.Catalogue
 	Secret     []byte
+	Reconciler *reconcile.Reconciler // set after New
 }
 
 // New makes the server and registers its handlers on buses of its own.

@@ -4,21 +4,27 @@ package server
 import (
 	"context"
 
+	"google.golang.org/grpc"
+
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/run"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/api"
 	"example.com/billing/services/account/books"
+	"example.com/billing/services/account/clients"
 	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/account/reconcile"
 	"example.com/billing/services/edge"
 )
 
 // Config is the service's settings.
 type Config struct {
-	Addr        string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
-	PostgresDSN string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	Addr              string `name:"addr" env:"BILLING_ACCOUNT_ADDR" default:"127.0.0.1:9101" help:"Where to serve gRPC."`
+	PostgresDSN       string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	TransactionTarget string `name:"transaction-target" env:"BILLING_TRANSACTION_TARGET" default:"127.0.0.1:9102" help:"The transaction service, as a gRPC target."`
 	edge.CurrencySettings
 	edge.KafkaSettings
 	run.Common
@@ -45,6 +51,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	transactionConn, err := edge.Connect(app, cfg.TransactionTarget)
+	if err != nil {
+		return err
+	}
 	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
 	if err != nil {
 		return err
@@ -52,6 +62,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	app.OnStop("commands", executor.Close)
 
 	accounts := readmodel.New(pool)
+	jobs, background, err := edge.Background(app, cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"accounts": accounts.Rebuild(espg.New(background, espg.Options{}))}}
 	var bus cqrs.EventBus
 	bus.OnProjection("accounts", account.AggregateType, accounts.Projection(store.Load).Handle)
 	checks, err := edge.Stream{
@@ -62,7 +77,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	server := api.New(executor, accounts, pool, currencies, secret)
+	server.Reconciler = reconcile.New(background, jobs, clients.NewTransactions(transactionConn))
 	return edge.Serve(app, edge.Serving{
-		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks,
+		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
 }

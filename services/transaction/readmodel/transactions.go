@@ -13,6 +13,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/transaction"
@@ -39,6 +40,11 @@ func New(pool *pgxpool.Pool) *Transactions {
 // Projection feeds the read model; load reads a stream from the service's store.
 func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(t.pool, t.model, load)
+}
+
+// Rebuild is the job that makes the read model anew from the store's events.
+func (t *Transactions) Rebuild(source projection.Source) job.Work {
+	return func(ctx context.Context, run *job.Run) error { return t.model.Rebuild(ctx, run, source) }
 }
 
 // Filter selects transactions. Empty fields select all.
