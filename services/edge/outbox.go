@@ -29,8 +29,8 @@ func (s *OutboxServer) GetOutboxStats(ctx context.Context, req *outboxv1.GetOutb
 		return nil, err
 	}
 	res := &outboxv1.GetOutboxStatsResponse{
-		Service: s.Service, Pending: count(st.Pending), Delivered: count(st.Delivered), Failed: count(st.Failed), Retries: count(st.Retries),
-		OldestPendingMs: count(st.OldestPending.Milliseconds()),
+		Service: s.Service, Pending: Count(st.Pending), Delivered: Count(st.Delivered), Failed: Count(st.Failed), Retries: Count(st.Retries),
+		OldestPendingMs: Count(st.OldestPending.Milliseconds()),
 	}
 	if st.LastError != "" {
 		res.LastError = &st.LastError
@@ -41,5 +41,5 @@ func (s *OutboxServer) GetOutboxStats(ctx context.Context, req *outboxv1.GetOutb
 	return res, nil
 }
 
-// count fits a count into the API's int32, which JSON shows as a number.
-func count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here
+// Count fits a count into the API's int32, which JSON shows as a number.
+func Count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here

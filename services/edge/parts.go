@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
@@ -24,6 +25,21 @@ func Database(app *run.App, dsn string, own fs.FS, table string) (*pgxpool.Pool,
 		return nil, err
 	}
 	return pool, migrate.Up(app.Context(), pool, own, table)
+}
+
+// Background opens what long jobs run on: connections apart from those of the requests, for they read for long, and must
+// not wait for a connection that somebody holds who waits for them. The jobs fail when the app stops.
+func Background(app *run.App, dsn string) (*job.Jobs, *pgxpool.Pool, error) {
+	pool, err := app.Postgres(dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := migrate.Up(app.Context(), pool, job.Migrations, job.MigrationsTable); err != nil {
+		return nil, nil, err
+	}
+	jobs := job.New(pool, app.Log)
+	app.OnStop("jobs", jobs.Close)
+	return jobs, pool, nil
 }
 
 // Connect prepares a connection to another service that closes when the app stops.

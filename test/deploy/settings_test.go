@@ -31,7 +31,8 @@ type program struct {
 
 var programs = map[string]program{
 	"account": {
-		directory: "account", binary: "accountd", listen: "BILLING_ACCOUNT_ADDR", port: "9101", database: "billing_account",
+		directory: "account", binary: "accountd", listen: "BILLING_ACCOUNT_ADDR", port: "9101",
+		database: "billing_account", targets: []string{"BILLING_TRANSACTION_TARGET"},
 	},
 	"transaction": {
 		directory: "transaction", binary: "transactiond", listen: "BILLING_TRANSACTION_ADDR", port: "9102",

@@ -133,7 +133,9 @@ func (sys *System) startServices() {
 	common := run.Common{LogLevel: sys.settings.LogLevel, LogFormat: "text", LogTo: sys.log}
 	kafka := edge.KafkaSettings{Brokers: sys.kafka.Brokers(), Partitions: 6, Replication: -1}
 	sys.services.Go(func() error {
-		return account.Run(ctx, account.Config{CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Account, PostgresDSN: sys.postgres.DSN(AccountDatabase), KafkaSettings: kafka, Common: common})
+		return account.Run(ctx, account.Config{
+			CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Account, PostgresDSN: sys.postgres.DSN(AccountDatabase), TransactionTarget: sys.Transaction, KafkaSettings: kafka, Common: common,
+		})
 	})
 	sys.services.Go(func() error {
 		return transaction.Run(ctx, transaction.Config{

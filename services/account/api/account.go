@@ -22,6 +22,7 @@ import (
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/account/reconcile"
 	"example.com/billing/services/edge"
 )
 
@@ -38,6 +39,7 @@ type Parts struct {
 	Currencies money.Catalogue
 	Secret     []byte
 	Closing    *Closing
+	Reconciler *reconcile.Reconciler
 }
 
 // Server is the service's gRPC API: AccountService, PostingService and BooksService. Safe for concurrent use.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/shopspring/decimal"
 
 	"example.com/billing/pkg/es"
@@ -82,9 +81,14 @@ func (t *Totals) add(c account.BalanceChanged) {
 	t.InTransit = t.InTransit.Add(decimal.Decimal(c.TransitChange))
 }
 
+// querier is a pool, or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // Read returns the sums of all currencies in one snapshot, by code, and when it was taken.
-func Read(ctx context.Context, pool *pgxpool.Pool) ([]Totals, time.Time, error) {
-	rows, err := pool.Query(ctx, `SELECT currency, user_total::text, external_total::text, system_total::text, in_transit::text, now() FROM book_total ORDER BY currency`)
+func Read(ctx context.Context, db querier) ([]Totals, time.Time, error) {
+	rows, err := db.Query(ctx, `SELECT currency, user_total::text, external_total::text, system_total::text, in_transit::text, now() FROM book_total ORDER BY currency`)
 	if err != nil {
 		return nil, time.Time{}, espg.Classify("read books", err)
 	}

@@ -3,12 +3,13 @@ package clients
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"example.com/billing/services/edge"
 )
 
 // callTimeout bounds one call to another service.
@@ -24,13 +25,29 @@ func NewTransactions(conn grpc.ClientConnInterface) *Transactions {
 	return &Transactions{client: transactionv1.NewSettlementServiceClient(conn)}
 }
 
-// OpenOf lists transactions that have not ended and name the account; not all, where there are very many.
+// Open returns those of these transactions that have not ended. One that the transaction service does not know is not open.
+func (t *Transactions) Open(ctx context.Context, ids []string) ([]string, error) {
+	var open []string
+	for some := range slices.Chunk(ids, edge.BatchMax) {
+		res, err := t.filter(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, res.GetTransactionIds()...)
+	}
+	return open, nil
+}
+
+func (t *Transactions) filter(ctx context.Context, ids []string) (*transactionv1.FilterOpenTransactionsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return t.client.FilterOpenTransactions(ctx, &transactionv1.FilterOpenTransactionsRequest{TransactionIds: ids})
+}
+
+// OpenOf returns transactions that have not ended and name the account, the first 100.
 func (t *Transactions) OpenOf(ctx context.Context, accountID string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	res, err := t.client.ListOpenTransactions(ctx, &transactionv1.ListOpenTransactionsRequest{AccountId: accountID})
-	if err != nil {
-		return nil, fmt.Errorf("ask for open transactions: %w", err)
-	}
-	return res.GetTransactionIds(), nil
+	return res.GetTransactionIds(), err
 }

@@ -11,6 +11,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/account"
@@ -30,13 +31,18 @@ type Accounts struct {
 // New returns the read model in a database that Migrations were applied to.
 func New(pool *pgxpool.Pool) *Accounts {
 	return &Accounts{pool: pool, model: &projection.Folded[account.Account, account.Command]{
-		Table: "account_view", Decider: account.Decider(), Write: write,
+		Table: Table, Decider: account.Decider(), Write: write,
 	}}
 }
 
 // Projection feeds the read model; load reads a stream from the service's store.
 func (a *Accounts) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(a.pool, a.model, load)
+}
+
+// Rebuild is the job that makes the read model anew from the store's events.
+func (a *Accounts) Rebuild(source projection.Source) job.Work {
+	return func(ctx context.Context, run *job.Run) error { return a.model.Rebuild(ctx, run, source) }
 }
 
 // Filter selects accounts. Empty fields select all.
@@ -98,10 +104,10 @@ func write(ctx context.Context, tx pgx.Tx, table string, rows []projection.Row[a
 		if !r.State.Exists() {
 			continue // a register on a stream that is no account
 		}
-		tenant, _ := r.First.Metadata["tenantId"].(string)
-		ids, tenants, owners, kinds = append(ids, r.ID), append(tenants, tenant), append(owners, r.State.OwnerID), append(kinds, r.State.OwnerType)
-		types, currencies, statuses = append(types, string(r.State.Type)), append(currencies, r.State.Currency), append(statuses, string(r.State.Status))
-		versions, created, states = append(versions, r.Version), append(created, r.State.CreatedAt), append(states, r.Encoded)
+		v := Show(r)
+		ids, tenants, owners, kinds = append(ids, v.ID), append(tenants, v.TenantID), append(owners, v.OwnerID), append(kinds, v.OwnerType)
+		types, currencies, statuses = append(types, v.AccountType), append(currencies, v.Currency), append(statuses, v.Status)
+		versions, created, states = append(versions, v.Version), append(created, v.CreatedAt), append(states, v.State)
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO `+table+` AS v (id, version, tenant_id, owner_id, owner_type, type, currency, status, created_at, state)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::bytea[])

@@ -5,16 +5,19 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/run"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/api"
 	"example.com/billing/services/account/books"
 	"example.com/billing/services/account/clients"
 	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/account/reconcile"
 	"example.com/billing/services/edge"
 )
 
@@ -50,6 +53,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	transactionConn, err := edge.Connect(app, cfg.TransactionTarget)
+	if err != nil {
+		return err
+	}
 	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
 	if err != nil {
 		return err
@@ -57,6 +64,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	app.OnStop("commands", executor.Close)
 
 	accounts := readmodel.New(pool)
+	jobs, background, err := edge.Background(app, cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"accounts": accounts.Rebuild(espg.New(background, espg.Options{}))}}
 	var bus cqrs.EventBus
 	bus.OnProjection("accounts", account.AggregateType, accounts.Projection(store.Load).Handle)
 	checks, err := edge.Stream{
@@ -66,18 +78,16 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	transactionConn, err := edge.Connect(app, cfg.TransactionTarget)
-	if err != nil {
-		return err
-	}
 	transactions := clients.NewTransactions(transactionConn)
 	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
 	app.Go("closing of accounts", closing.Run)
 	server := api.New(api.Parts{
-		Executor: executor, Store: store, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret, Closing: closing,
+		Executor: executor, Store: store, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret,
+		Closing: closing, Reconciler: reconcile.New(background, jobs, transactions),
 	})
 	return edge.Serve(app, edge.Serving{
-		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks,
+		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
 }
 

@@ -98,9 +98,9 @@ func TestWait(t *testing.T) {
 func TestSettleGivesWord(t *testing.T) {
 	h := newHarness(t)
 	id := h.accepted("k-1").GetTransactionId()
-	word, leave := h.watches.Hub.Listen(stream(id))
+	word, leave := h.Watches.Hub.Listen(stream(id))
 	defer leave()
-	other, leaveOther := h.watches.Hub.Listen(stream(none))
+	other, leaveOther := h.Watches.Hub.Listen(stream(none))
 	defer leaveOther()
 	settle(t, h.Server, settlement(id, complete), settlement(none, complete))
 	if len(word) != 1 || len(other) != 0 {
@@ -111,7 +111,7 @@ func TestSettleGivesWord(t *testing.T) {
 // nobodyWaits fails the test if a waiter was left behind.
 func (h *harness) nobodyWaits() {
 	h.t.Helper()
-	if n := h.watches.Hub.Waiting(); n != 0 {
+	if n := h.Watches.Hub.Waiting(); n != 0 {
 		h.t.Errorf("%d transactions are still waited for", n)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/transaction"
@@ -45,6 +46,11 @@ func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, i
 // Wait returns when the list shows these versions.
 func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64) error {
 	return t.model.Wait(ctx, t.pool, versions)
+}
+
+// Rebuild is the job that makes the read model anew from the store's events.
+func (t *Transactions) Rebuild(source projection.Source) job.Work {
+	return func(ctx context.Context, run *job.Run) error { return t.model.Rebuild(ctx, run, source) }
 }
 
 // Filter selects transactions. Empty fields select all.

@@ -4,9 +4,12 @@ package server
 import (
 	"context"
 
+	"google.golang.org/grpc"
+
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/run"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	"example.com/billing/services/edge"
@@ -67,6 +70,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	app.OnStop("commands", executor.Close)
 
 	transactions := readmodel.New(pool)
+	jobs, background, err := edge.Background(app, cfg.PostgresDSN)
+	if err != nil {
+		return err
+	}
+	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"transactions": transactions.Rebuild(espg.New(background, espg.Options{}))}}
 	app.Go("sweep", sweep.Sweep{
 		Pending: transactions.PendingSince, Load: store.Load, Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
 	}.Run)
@@ -84,6 +92,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	})
 	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
 	return edge.Serve(app, edge.Serving{
-		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks,
+		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
 }

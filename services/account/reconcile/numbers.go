@@ -1,0 +1,102 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/shopspring/decimal"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/services/account"
+	"example.com/billing/services/account/books"
+)
+
+// numbers checks what an event says of itself, before it is folded: the figures of each kind of event that has any.
+func (c *checked) numbers(version int64, f es.Fact) {
+	switch f := f.(type) {
+	case account.BalanceChanged:
+		c.moved(version, f)
+	}
+}
+
+// moved checks a posting.
+func (c *checked) moved(version int64, f account.BalanceChanged) {
+	before, after := decimal.Decimal(f.PreviousBalance), decimal.Decimal(f.NewBalance)
+	change, by := after.Sub(before), decimal.Decimal(f.ChangeAmount)
+	wrong := func(expected, actual fmt.Stringer, what string) {
+		c.find(Arithmetic, f.SagaID, expected.String(), actual.String(), "%s of version %d (%s) does not fit.", what, version, f.Step)
+	}
+	if !c.lost && !before.Equal(c.state.Balance) {
+		wrong(c.state.Balance, before, "The previous balance")
+	}
+	c.lost = false
+	signed := by
+	if f.ChangeType == account.Debit {
+		signed = by.Neg()
+	}
+	if !signed.Equal(change) || !by.IsPositive() {
+		wrong(change.Abs(), by, "The amount")
+	}
+	if transit := decimal.Decimal(f.TransitChange); !transit.Equal(change.Neg()) {
+		wrong(change.Neg(), transit, "What transit gains")
+	}
+	if c.state.Exists() && (f.Currency != c.state.Currency || f.AccountType != c.state.Type) {
+		c.find(Arithmetic, f.SagaID, c.state.Currency+" "+string(c.state.Type), f.Currency+" "+string(f.AccountType),
+			"Currency and account type of version %d (%s) are not the account's.", version, f.Step)
+	}
+}
+
+// sums are the folded balances, by currency.
+type sums map[string]*books.Totals
+
+func (s sums) add(a account.Account) {
+	t := s[a.Currency]
+	if t == nil {
+		t = &books.Totals{Currency: a.Currency}
+		s[a.Currency] = t
+	}
+	switch a.Type {
+	case account.User:
+		t.User = t.User.Add(a.Balance)
+	case account.External:
+		t.External = t.External.Add(a.Balance)
+	case account.System:
+		t.System = t.System.Add(a.Balance)
+	}
+	t.InTransit = t.InTransit.Sub(a.Balance)
+}
+
+// compare compares with the books. A currency that was never moved has no row there.
+func (s sums) compare(ctx context.Context, tx pgx.Tx, report *Report) error {
+	totals, _, err := books.Read(ctx, tx)
+	if err != nil {
+		return err
+	}
+	stored := map[string]books.Totals{}
+	for _, t := range totals {
+		stored[t.Currency] = t
+		if s[t.Currency] == nil {
+			s[t.Currency] = &books.Totals{Currency: t.Currency}
+		}
+	}
+	for _, currency := range slices.Sorted(maps.Keys(s)) {
+		want, have := s[currency], stored[currency]
+		for _, sum := range []struct {
+			name       string
+			want, have decimal.Decimal
+		}{
+			{"USER accounts", want.User, have.User}, {"EXTERNAL accounts", want.External, have.External},
+			{"SYSTEM accounts", want.System, have.System}, {"money in transit", want.InTransit, have.InTransit},
+			{"everything, which is zero", decimal.Zero, have.Difference()},
+		} {
+			if !sum.want.Equal(sum.have) {
+				report.add(Finding{Kind: Books, Expected: sum.want.String() + " " + currency, Actual: sum.have.String() + " " + currency,
+					Detail: fmt.Sprintf("The books' sum of %s in %s is not that of the events.", sum.name, currency)})
+			}
+		}
+	}
+	return nil
+}

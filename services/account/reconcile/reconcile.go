@@ -1,0 +1,164 @@
+// Package reconcile proves that what the account service shows is what its events say: it folds every event anew, in one
+// snapshot of the database, and compares the stored states, the read model, the sums of the books, and money in transit.
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/job"
+	"example.com/billing/services/account/readmodel"
+)
+
+// jobName is the check of all accounts among the jobs.
+const jobName = "reconcile"
+
+const (
+	findingsMax = 1000 // findings that are kept
+	textMax     = 500  // bytes of what stands in one
+)
+
+// The kinds of findings.
+const (
+	Sequence   = "sequence"   // an event is missing or unreadable
+	Arithmetic = "arithmetic" // an event's own numbers
+	State      = "state"      // the stored state
+	ReadModel  = "read_model" // the list's row
+	Books      = "books"      // the sums of a currency
+	Transit    = "transit"    // money in transit of an ended transaction
+)
+
+// Finding is one thing that is not as the events say.
+type Finding struct {
+	Kind          string `json:"kind"`
+	AccountID     string `json:"accountId,omitempty"`
+	TransactionID string `json:"transactionId,omitempty"`
+	Expected      string `json:"expected"` // what the events say
+	Actual        string `json:"actual"`   // what is there
+	Detail        string `json:"detail"`   // one sentence for people
+}
+
+// Report is what a check found, so far.
+type Report struct {
+	Accounts int64     `json:"accounts"` // checked
+	Events   int64     `json:"events"`   // folded
+	Findings []Finding `json:"findings"` // the first 1,000
+	Found    int64     `json:"found"`    // in all
+}
+
+func (r *Report) add(f Finding) {
+	r.Found++
+	if len(r.Findings) < findingsMax {
+		f.Expected, f.Actual, f.Detail = text(f.Expected), text(f.Actual), text(f.Detail)
+		r.Findings = append(r.Findings, f)
+	}
+}
+
+// text is what an answer can carry of something that may be anything.
+func text(s string) string {
+	short := s[:min(len(s), textMax)]
+	if len(s) > textMax {
+		short += "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(short, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// Transactions tells which transactions have not ended.
+type Transactions interface {
+	Open(ctx context.Context, ids []string) ([]string, error)
+}
+
+// Reconciler checks accounts. Safe for concurrent use.
+type Reconciler struct {
+	pool         *pgxpool.Pool
+	jobs         *job.Jobs
+	transactions Transactions
+}
+
+// New makes a reconciler on the service's database. A check keeps a connection of the pool for as long as it takes.
+func New(pool *pgxpool.Pool, jobs *job.Jobs, transactions Transactions) *Reconciler {
+	return &Reconciler{pool: pool, jobs: jobs, transactions: transactions}
+}
+
+// One checks one account: its events, its stored state and its row. ok is false if there is nothing of such an account.
+// The books and transactions take the other accounts' events and are left to All.
+func (r *Reconciler) One(ctx context.Context, accountID string) (report Report, ok bool, err error) {
+	err = r.snapshot(ctx, func(tx pgx.Tx) error {
+		w, err := newWalk(ctx, tx, accountID, &report)
+		if err != nil {
+			return err
+		}
+		return w.run(ctx, func() error { return nil })
+	})
+	return report, report.Accounts > 0 || report.Found > 0, espg.Classify("reconcile "+accountID, err)
+}
+
+// Start begins a check of all accounts in the background, unless one is under way.
+func (r *Reconciler) Start(ctx context.Context) error {
+	_, err := r.jobs.Start(ctx, jobName, r.all)
+	return err
+}
+
+// Latest reads the latest check of all accounts, and waits for its end, this long at most.
+func (r *Reconciler) Latest(ctx context.Context, wait time.Duration) (job.State, Report, error) {
+	s, err := r.jobs.Wait(ctx, jobName, wait)
+	if err != nil {
+		return s, Report{}, err
+	}
+	var report Report
+	if s.Detail != nil {
+		if err := json.Unmarshal(s.Detail, &report); err != nil {
+			return s, report, fmt.Errorf("read reconciliation: %w", err)
+		}
+	}
+	return s, report, nil
+}
+
+// all checks all accounts, as the work of a job.
+func (r *Reconciler) all(ctx context.Context, run *job.Run) error {
+	var (
+		report Report
+		moving *transit
+	)
+	show := func() error { return run.Show(ctx, report) }
+	err := r.snapshot(ctx, func(tx pgx.Tx) error {
+		w, err := newWalk(ctx, tx, "", &report)
+		if err != nil {
+			return err
+		}
+		if err := w.run(ctx, show); err != nil {
+			return err
+		}
+		if err := w.sums.compare(ctx, tx, &report); err != nil {
+			return err
+		}
+		moving, err = readTransit(ctx, tx, show)
+		return err
+	})
+	if err == nil {
+		err = moving.judge(ctx, r.pool, r.transactions, &report)
+	}
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	return pgx.BeginFunc(ctx, run.Conn, func(tx pgx.Tx) error { return run.Finish(ctx, tx, report) })
+}
+
+// snapshot runs f in one snapshot of the database.
+func (r *Reconciler) snapshot(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		// Before the snapshot is taken, which the first query does: a rebuild of the read model could put in its place a table
+		// that this snapshot sees empty.
+		if _, err := tx.Exec(ctx, `LOCK TABLE `+readmodel.Table+` IN ACCESS SHARE MODE`); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}

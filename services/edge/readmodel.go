@@ -1,0 +1,135 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"example.com/billing/pkg/job"
+	"example.com/billing/pkg/projection"
+	"example.com/billing/pkg/rpc"
+	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
+)
+
+// WaitMax is the longest a caller may wait for the end of what it asked for.
+const WaitMax = 30 * time.Second
+
+// JobWait is how long a caller waits for the end of a job if it does not say.
+const JobWait = 5 * time.Second
+
+// Wait is how long the caller wants to wait, by the request or by its metadata; fallback if neither says.
+func Wait(ctx context.Context, v *rpc.Fields, given *durationpb.Duration, fallback time.Duration) time.Duration {
+	caller := rpc.CallerFrom(ctx)
+	switch {
+	case given != nil:
+		d := given.AsDuration()
+		if given.CheckValid() != nil || d < 0 || d > WaitMax {
+			v.Add("wait", "range:0s.."+WaitMax.String(), d.String())
+		}
+		return d
+	case caller.Wait == "":
+		return fallback
+	}
+	d, err := caller.WaitFor(WaitMax)
+	if err != nil {
+		v.Add("wait", "range:0s.."+WaitMax.String(), caller.Wait)
+	}
+	return d
+}
+
+// ReadModels is a service's billing.readmodel.v1.ReadModelService. Safe for concurrent use.
+type ReadModels struct {
+	readmodelv1.UnimplementedReadModelServiceServer
+	Jobs   *job.Jobs
+	Models map[string]job.Work // how each is rebuilt, by name
+}
+
+// Register puts the service on a gRPC server.
+func (s *ReadModels) Register(r grpc.ServiceRegistrar) {
+	readmodelv1.RegisterReadModelServiceServer(r, s)
+}
+
+// RebuildReadModel begins a rebuild, unless one is under way, and waits for its end if the caller wants.
+func (s *ReadModels) RebuildReadModel(ctx context.Context, req *readmodelv1.RebuildReadModelRequest) (*readmodelv1.RebuildReadModelResponse, error) {
+	var v rpc.Fields
+	wait := Wait(ctx, &v, req.GetWait(), JobWait)
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	work, err := s.find(req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Jobs.Start(ctx, rebuildJob(req.GetName()), work); err != nil {
+		return nil, err
+	}
+	state, err := s.Jobs.Wait(ctx, rebuildJob(req.GetName()), wait)
+	if err != nil {
+		return nil, err
+	}
+	rebuild, err := rebuildToProto(req.GetName(), state)
+	return &readmodelv1.RebuildReadModelResponse{Rebuild: rebuild}, err
+}
+
+// GetRebuild reads the latest rebuild.
+func (s *ReadModels) GetRebuild(ctx context.Context, req *readmodelv1.GetRebuildRequest) (*readmodelv1.GetRebuildResponse, error) {
+	if _, err := s.find(req.GetName()); err != nil {
+		return nil, err
+	}
+	state, err := s.Jobs.Latest(ctx, rebuildJob(req.GetName()))
+	if err != nil {
+		return nil, err
+	}
+	rebuild, err := rebuildToProto(req.GetName(), state)
+	return &readmodelv1.GetRebuildResponse{Rebuild: rebuild}, err
+}
+
+func (s *ReadModels) find(name string) (job.Work, error) {
+	work, ok := s.Models[name]
+	if !ok {
+		return nil, rpc.Fail("READ_MODEL_NOT_FOUND", "This service has no read model %q; it has %s.", name, strings.Join(slices.Sorted(maps.Keys(s.Models)), ", "))
+	}
+	return work, nil
+}
+
+func rebuildJob(name string) string { return "rebuild " + name }
+
+// rebuildStatus is what a rebuild calls the statuses of a job.
+var rebuildStatus = map[string]string{job.Never: "never", job.Running: "running", job.Done: "switched", job.Failed: "failed"}
+
+func rebuildToProto(name string, s job.State) (*readmodelv1.Rebuild, error) {
+	var d projection.Rebuilt
+	if s.Detail != nil {
+		if err := json.Unmarshal(s.Detail, &d); err != nil {
+			return nil, fmt.Errorf("read rebuild of %s: %w", name, err)
+		}
+	}
+	p := &readmodelv1.Rebuild{
+		Name: name, Status: rebuildStatus[s.Status], Events: Count(d.Events), EventsTotal: Count(d.EventsTotal), Rows: Count(d.Rows),
+		RepairedRows: Count(d.Repaired), BehindRows: Count(d.Behind), Checksum: d.Checksum,
+		StartedAt: Timestamp(s.StartedAt), EndedAt: Timestamp(s.EndedAt),
+	}
+	if took := s.SeenAt.Sub(s.StartedAt); took > 0 {
+		p.EventsPerSecond = Count(int64(float64(d.Events) / took.Seconds()))
+	}
+	if s.Status == job.Failed {
+		p.Error = &s.Error
+	}
+	return p, nil
+}
+
+// Timestamp is a time in the API; nil = there is none.
+func Timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
