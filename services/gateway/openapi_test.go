@@ -132,7 +132,7 @@ func TestDocumentIsStable(t *testing.T) {
 
 func documentJSON(t *testing.T) string {
 	t.Helper()
-	document, err := gateway.OpenAPI()
+	document, err := gateway.OpenAPI(catalog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
