@@ -188,8 +188,6 @@ func (g *gateway) serve(w *recorder, r *http.Request) {
 		g.problem(w, r, failure)
 		return
 	}
-	// The request is here whole. The server's read deadline would end those that take longer than it.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // where it cannot be set, there is none
 	if op.watch != nil {
 		g.serveWatch(w, prepared, op.watch, found.value(path), r.Method == http.MethodHead)
 		return

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
@@ -56,9 +55,7 @@ type backend struct {
 	deadline bool
 	request  any
 	servers  map[string]*rpc.Server
-
-	readTimeout time.Duration // the front's
-	front       *httptest.Server
+	front    *httptest.Server
 }
 
 // outboxOf plays one service's own outbox and read models.
@@ -277,9 +274,7 @@ func start(t *testing.T, b *backend) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(handler)
-	server.Config.ReadTimeout = b.readTimeout
-	server.Start()
+	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	b.front = server
 	return server.URL

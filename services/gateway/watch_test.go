@@ -205,16 +205,3 @@ func TestWatchEndsWithTheClient(t *testing.T) {
 	f.leave()
 	<-b.left
 }
-
-// A server's read deadline is for reading requests; an answer may take longer.
-func TestAnswersOutliveTheReadDeadline(t *testing.T) {
-	const deadline = 50 * time.Millisecond
-	b := &backend{watching: make(chan *eventv1.RecordedEvent), readTimeout: deadline}
-	f := watchAt(t, start(t, b)+account+"/a-1/watch")
-	f.expect("retry: 1000\n")
-	<-time.After(4 * deadline) // the time itself is what is tested
-	b.watching <- event(1)
-	if got := f.frame(); !strings.HasPrefix(got, "id: 1\n") {
-		t.Errorf("got %q", got)
-	}
-}

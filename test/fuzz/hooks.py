@@ -2,11 +2,13 @@
 
 import json
 import os
+import zlib
 
 import schemathesis
 
 with open(os.environ["FUZZ_KNOWN"], encoding="utf-8") as f:
-    KNOWN = json.load(f)
+    PREPARED = json.load(f)
+KNOWN = PREPARED["known"]
 
 
 def widen(name, schema):
@@ -39,3 +41,17 @@ def before_load_schema(context, raw_schema):
         if name.endswith(("Request", "Body")) or name == "BatchItem":
             for field, of in schema.get("properties", {}).items():
                 widen(field, of)
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Three of four requests that the document allows name in their body what goes together; by their content, so that a seed repeats."""
+    if case.meta is None or case.meta.generation.mode.is_negative or not isinstance(case.body, dict):
+        return
+    dice = zlib.crc32(json.dumps(case.body, sort_keys=True).encode())
+    if dice % 4 == 0:
+        return
+    names = {**KNOWN, **PREPARED["bodies"].get(case.path, {})}
+    for field in case.body:
+        if field in names and isinstance(case.body[field], str):
+            case.body[field] = names[field][dice // 4 % len(names[field])]

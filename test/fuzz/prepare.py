@@ -61,14 +61,21 @@ def main():
         if hold:
             transactions.append(post(f"/api/v1/holds/{hold['holdId']}/capture", amount="1.00"))
     ids = [t["transactionId"] for t in transactions + payments if t]
+    payment_ids, hold_ids = [p["transactionId"] for p in payments if p], [h["holdId"] for h in holds if h]
     known = {
         "accountId": [alice, bob, shop, bank, closed], "sourceAccountId": [alice, bob, bank], "destinationAccountId": [bob, alice, bank, shop],
         "customerAccountId": [alice, bob], "merchantAccountId": [shop, bob],
-        "transactionId": ids, "sagaId": ids,
-        "paymentId": [p["transactionId"] for p in payments if p], "holdId": [h["holdId"] for h in holds if h],
+        "transactionId": ids, "sagaId": ids, "paymentId": payment_ids, "holdId": hold_ids,
         "currency": ["USD"], "amount": ["0.01", "1.00", "2.5"],
     }
-    json.dump({name: values for name, values in known.items() if values}, sys.stdout)
+    bodies = {  # what goes together
+        "/api/v1/transactions/topup": {"sourceAccountId": [bank], "destinationAccountId": [alice, bob]},
+        "/api/v1/transactions/withdraw": {"sourceAccountId": [alice, bob], "destinationAccountId": [bank]},
+        "/api/v1/transactions/transfer": {"sourceAccountId": [alice], "destinationAccountId": [bob, shop]},
+        "/api/v1/holds": {"accountId": [alice], "destinationAccountId": [shop]},
+        "/api/v1/holds/{holdId}/capture": {"destinationAccountId": [shop]},
+    }
+    json.dump({"known": {name: values for name, values in known.items() if values}, "bodies": bodies}, sys.stdout)
 
 
 main()
