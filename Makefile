@@ -39,6 +39,10 @@ test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres 
 	@set -o pipefail; bin/testenv bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --jsonfile bin/test.json -- -race -timeout 9m work | tee bin/test.log; \
 	  code=$$?; echo; grep -oE '"Output":"(e2e|kafka): [^"\\]*' bin/test.json | cut -d'"' -f4; grep '^DONE' bin/test.log; exit $$code
 
+.PHONY: fuzz
+fuzz: bin/billing ## Fuzz the REST API by its OpenAPI document for DURATION (60s)
+	@DURATION=$(or $(DURATION),60s) deploy/scripts/fuzz.sh
+
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
 

@@ -43,6 +43,9 @@ func TestErrorTable(t *testing.T) {
 const (
 	topup   = "/api/v1/transactions/topup"
 	account = "/api/v1/accounts"
+
+	transactions = "/api/v1/transactions"
+	batch        = transactions + "/batch"
 )
 
 func TestMalformedRequests(t *testing.T) {
@@ -80,8 +83,10 @@ func TestMalformedRequests(t *testing.T) {
 		{"deep", "POST", account, deep, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "body", Rule: "max_depth:100"}}},
 		{"unknown field", "POST", account, `{"ownerId":"a","colour":"red"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "colour", Rule: "unknown", Value: `"red"`}}},
 		{"wrong types", "POST", account, `{"ownerId":7,"metadata":[],"currency":null,"minBalance":"0"}`, nil, 400, "INVALID_ARGUMENT",
-			[]gateway.FieldError{{Field: "ownerId", Rule: "string", Value: "7"}, {Field: "metadata", Rule: "object", Value: "[]"}}},
+			[]gateway.FieldError{{Field: "ownerId", Rule: "string", Value: "7"}, {Field: "metadata", Rule: "object", Value: "[]"}, {Field: "currency", Rule: "string", Value: "null"}}},
 		{"wrong number", "PATCH", account + "/x/status", `{"expectedVersion":"many"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "expectedVersion", Rule: "int32", Value: `"many"`}}},
+		{"number in quotes", "PATCH", account + "/x/status", `{"expectedVersion":"3"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "expectedVersion", Rule: "int32", Value: `"3"`}}},
+		{"null alone", "POST", account, `{"idempotencyKey":null}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "idempotencyKey", Rule: "string", Value: "null"}}},
 		{"twice", "POST", account, `{"ownerId":"a","owner_id":"b"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "once", Value: `"b"`}}},
 		{"path parameter in body", "PATCH", account + "/x/status", `{"accountId":"y"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "accountId", Rule: "not_in_body", Value: `"y"`}}},
 		{"wait in body", "POST", topup, `{"wait":"5s"}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "not_in_body", Value: `"5s"`}}},
@@ -89,15 +94,36 @@ func TestMalformedRequests(t *testing.T) {
 		{"unknown on post", "POST", account + "?wait=5s", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "unknown", Value: "5s"}}},
 		{"parameter twice", "GET", account + "?ownerId=a&ownerId=b", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "once", Value: "a,b"}}},
 		{"parameter no number", "GET", account + "?pageSize=ten", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "pageSize", Rule: "integer", Value: "ten"}}},
+		{"parameter out of range", "GET", account + "?pageSize=201", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "pageSize", Rule: "range:1..200", Value: "201"}}},
+		{"parameter empty", "GET", account + "?ownerId=", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "required"}}},
+		{"parameter too long", "GET", account + "?ownerType=" + strings.Repeat("x", 65), "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerType", Rule: "max_length:64", Value: strings.Repeat("x", 65)}}},
+		{"parameter not of the set", "GET", account + "?accountType=user", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "accountType", Rule: "one_of:USER,EXTERNAL,SYSTEM", Value: "user"}}},
+		{"parameter of another shape", "GET", account + "?currency=usd", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "currency", Rule: "pattern:^[A-Z][A-Z0-9]{1,11}$", Value: "usd"}}},
+		{"parameter no uuid", "GET", transactions + "?accountId=x", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "accountId", Rule: "uuid", Value: "x"}}},
+		{"parameter no boolean", "GET", transactions + "?stuck=1", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "stuck", Rule: "boolean", Value: "1"}}},
+		{"parameters no timestamps", "GET", transactions + "?createdFrom=yesterday&createdTo=2025-01-01T00:00:00%2B01:00", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "createdFrom", Rule: "timestamp", Value: "yesterday"}}},
+		{"timestamp with a comma", "GET", account + "/x/statement?from=2025-01-01T00:00:00,5Z", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "from", Rule: "timestamp", Value: "2025-01-01T00:00:00,5Z"}}},
+		{"timestamp and version", "GET", account + "/x/balance?at=2025-02-30T00:00:00Z&version=0", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "at", Rule: "timestamp", Value: "2025-02-30T00:00:00Z"}, {Field: "version", Rule: "range:1..2147483647", Value: "0"}}},
+		{"after of a watch", "GET", account + "/x/watch?after=-1", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "after", Rule: "range:0..2147483647", Value: "-1"}}},
+		{"last event of a watch", "GET", account + "/x/watch?after=1", "", []string{"Last-Event-ID", "2x"}, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "Last-Event-ID", Rule: "integer", Value: "2x"}}},
+		{"last event twice", "GET", "/api/v1/sagas/x/watch", "", []string{"Last-Event-ID", "1", "Last-Event-ID", "2"}, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "Last-Event-ID", Rule: "once", Value: "1,2"}}},
 		{"parameter not utf-8", "GET", account + "?ownerId=%ff", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "utf8", Value: "\uFFFD"}}},
 		{"bad escape", "GET", account + "?ownerId=%zz", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "query", Rule: "url_encoding", Value: "ownerId=%zz"}}},
 		{"path not utf-8", "GET", account + "/%ff", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "path", Rule: "utf8", Value: account + "/\uFFFD"}}},
 		{"wait too long", "POST", topup + "?wait=31s", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "range:0s..30s", Value: "31s"}}},
 		{"wait negative", "POST", topup + "?wait=-1s", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "range:0s..30s", Value: "-1s"}}},
 		{"wait no duration", "POST", topup + "?wait=soon", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "duration", Value: "soon"}}},
+		{"wait with a sign", "POST", topup + "?wait=%2B1s", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "duration", Value: "+1s"}}},
 		{"wait empty", "POST", topup + "?wait=", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "duration"}}},
 		{"key twice", "POST", topup, "{}", []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "idempotencyKey", Rule: "once", Value: "a,b"}}},
 		{"key not ascii", "POST", topup, "{}", []string{"Idempotency-Key", "é"}, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "idempotencyKey", Rule: "printable_ascii", Value: "é"}}},
+		{"no such read model", "GET", "/api/v1/readmodels/ledger/rebuild", "", nil, 404, "READ_MODEL_NOT_FOUND", nil},
+		{"no such read model to rebuild", "POST", "/api/v1/readmodels/ledger/rebuild", "", nil, 404, "READ_MODEL_NOT_FOUND", nil},
+		{"wait on a batch", "POST", batch + "?wait=1s", `{"transactions":[{}]}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "unknown", Value: "1s"}}},
+		{"empty batch", "POST", batch, `{"transactions":[]}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "transactions", Rule: "items:1..1000", Value: "0"}}},
+		{"no batch", "POST", batch, `{"items":[]}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "items", Rule: "unknown", Value: "[]"}, {Field: "transactions", Rule: "required"}}},
+		{"batch of the wrong type", "POST", batch, `{"transactions":{}}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "transactions", Rule: "array", Value: "{}"}}},
+		{"batch too long", "POST", batch, `{"transactions":[{}` + strings.Repeat(",{}", 1000) + `]}`, nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "transactions", Rule: "items:1..1000", Value: "1001"}}},
 		{"no such service", "GET", "/api/v1/outbox/ledger/stats", "", nil, 404, "SERVICE_NOT_FOUND", nil},
 	}
 	for _, tt := range tests {
@@ -193,6 +219,7 @@ func TestServiceErrors(t *testing.T) {
 		{"unavailable", rpc.Fail("UNAVAILABLE", "Later."), 503, "UNAVAILABLE", "1", nil},
 		{"deadline", context.DeadlineExceeded, 504, "DEADLINE_EXCEEDED", "", nil},
 		{"defect", errors.New("secret"), 500, "INTERNAL", "", nil},
+		{"older service", status.Error(codes.Unimplemented, "secret"), 500, "INTERNAL", "", nil}, // a server of ours: a defect
 		{"bare status", status.Error(codes.Unavailable, "secret"), 503, "UNAVAILABLE", "1", nil},
 	}
 	for _, tt := range tests {

@@ -13,11 +13,13 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 
@@ -39,7 +41,7 @@ type Config struct {
 	Saga        grpc.ClientConnInterface // required: the saga orchestrator
 	Catalog     *rpc.Catalog             // required: the reasons and their HTTP statuses
 	Log         *slog.Logger             // required
-	Draining    func() bool              // optional: true = /readyz says no, because the process is about to stop
+	Stopping    <-chan struct{}          // optional: closed when the process is about to stop: /readyz says no, watches end
 }
 
 // gateway is the handler: one request goes through identify, route, prepare and the mux of grpc-gateway.
@@ -48,6 +50,10 @@ type gateway struct {
 	catalog *rpc.Catalog
 	mux     *runtime.ServeMux
 	routes  routes
+
+	marshaler *marshaler
+	stopping  <-chan struct{}
+	watchers  atomic.Int64 // watches being served
 }
 
 // New makes the handler of the whole REST API with /healthz, /readyz and /openapi.json. It is safe for concurrent use.
@@ -56,13 +62,13 @@ func New(cfg Config) (http.Handler, error) {
 		return nil, errors.New("new gateway: Account, Transaction, Saga, Catalog and Log are required")
 	}
 	for _, reason := range []string{
-		reasonRouteNotFound, reasonMethodNotAllowed, reasonBodyTooLarge, reasonMediaType, reasonServiceNotFound, reasonOverloaded,
+		reasonRouteNotFound, reasonMethodNotAllowed, reasonBodyTooLarge, reasonMediaType, reasonServiceNotFound, reasonReadModel, reasonOverloaded,
 	} {
 		if _, ok := cfg.Catalog.Lookup(reason); !ok {
 			return nil, fmt.Errorf("new gateway: the catalog has no %s", reason)
 		}
 	}
-	document, err := OpenAPI()
+	document, err := OpenAPI(cfg.Catalog)
 	if err != nil {
 		return nil, fmt.Errorf("new gateway: %w", err)
 	}
@@ -70,9 +76,9 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new gateway: openapi: %w", err)
 	}
-	g := &gateway{log: cfg.Log, catalog: cfg.Catalog}
+	g := &gateway{log: cfg.Log, catalog: cfg.Catalog, marshaler: newMarshaler(), stopping: cfg.Stopping}
 	g.mux = runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler()),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, g.marshaler),
 		runtime.WithErrorHandler(g.onError),
 		runtime.WithRoutingErrorHandler(g.onRoutingError),
 		runtime.WithForwardResponseOption(respond),
@@ -87,8 +93,14 @@ func New(cfg Config) (http.Handler, error) {
 	if err := register(g.mux, cfg); err != nil {
 		return nil, fmt.Errorf("new gateway: %w", err)
 	}
-	g.routes = newRoutes(document, g.mux)
-	ready := &readiness{draining: cfg.Draining, services: map[string]grpc.ClientConnInterface{
+	special := watches(cfg)
+	special["TransactionService_Batch"] = operation{
+		serve: &batches{gateway: g, client: transactionv1.NewTransactionServiceClient(cfg.Transaction)}, bytesMax: batchBytesMax,
+	}
+	if g.routes, err = newRoutes(document, g.mux, special); err != nil {
+		return nil, fmt.Errorf("new gateway: %w", err)
+	}
+	ready := &readiness{stopping: cfg.Stopping, services: map[string]grpc.ClientConnInterface{
 		"account": cfg.Account, "transaction": cfg.Transaction, "saga": cfg.Saga,
 	}}
 	g.routes.add("/healthz", http.MethodGet, &operation{serve: static([]byte(`{"status":"ok"}`))})
@@ -104,8 +116,10 @@ func register(mux *runtime.ServeMux, cfg Config) error {
 		accountv1.RegisterAccountServiceHandlerClient(ctx, mux, accountv1.NewAccountServiceClient(cfg.Account)),
 		accountv1.RegisterBooksServiceHandlerClient(ctx, mux, accountv1.NewBooksServiceClient(cfg.Account)),
 		transactionv1.RegisterTransactionServiceHandlerClient(ctx, mux, transactionv1.NewTransactionServiceClient(cfg.Transaction)),
+		transactionv1.RegisterHoldServiceHandlerClient(ctx, mux, transactionv1.NewHoldServiceClient(cfg.Transaction)),
 		sagav1.RegisterSagaServiceHandlerClient(ctx, mux, sagav1.NewSagaServiceClient(cfg.Saga)),
 		outboxv1.RegisterOutboxServiceHandlerServer(ctx, mux, newOutboxes(cfg)),
+		readmodelv1.RegisterReadModelServiceHandlerServer(ctx, mux, newReadModels(cfg)),
 	)
 }
 
@@ -172,6 +186,10 @@ func (g *gateway) serve(w *recorder, r *http.Request) {
 	if failure != nil {
 		drain(w, r)
 		g.problem(w, r, failure)
+		return
+	}
+	if op.watch != nil {
+		g.serveWatch(w, prepared, op.watch, found.value(path), r.Method == http.MethodHead)
 		return
 	}
 	ctx, cancel := context.WithTimeout(prepared.Context(), wait+requestTimeout)

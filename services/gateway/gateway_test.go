@@ -114,15 +114,17 @@ func TestCreateAccount(t *testing.T) {
 func TestTransactions(t *testing.T) {
 	b := &backend{}
 	url := start(t, b)
-	for _, kind := range []string{"topup", "withdraw", "transfer"} {
+	for _, path := range []string{
+		"transactions/topup", "transactions/withdraw", "transactions/transfer", "transactions/payment", "transactions/refund", "holds/h-1/capture",
+	} {
 		for state, status := range map[string]int{"pending": 202, "completed": 200, "failed": 200, "compensated": 200} {
 			b.transaction = &transactionv1.Transaction{TransactionId: "t-1", Status: state}
-			a := ask(t, "POST", url+"/api/v1/transactions/"+kind+"?wait=1.5s", `{"amount":"1.00"}`, "Idempotency-Key", "k")
+			a := ask(t, "POST", url+"/api/v1/"+path+"?wait=1.5s", `{"amount":"1.00"}`, "Idempotency-Key", "k")
 			if a.status != status || a.header.Get("Location") != "/api/v1/transactions/t-1" || !strings.Contains(a.body, `"status":"`+state+`"`) {
-				t.Errorf("%s %s: %+v", kind, state, a)
+				t.Errorf("%s %s: %+v", path, state, a)
 			}
 			if b.caller.Wait != "1.5s" || b.caller.IdempotencyKey != "k" {
-				t.Errorf("%s: caller %+v", kind, b.caller)
+				t.Errorf("%s: caller %+v", path, b.caller)
 			}
 		}
 	}
@@ -184,10 +186,11 @@ func TestHealth(t *testing.T) {
 
 func TestPanicAndDraining(t *testing.T) {
 	var conn grpc.ClientConnInterface = (*grpc.ClientConn)(nil) // calls on it panic
-	draining := true
+	stopping := make(chan struct{})
+	close(stopping)
 	handler, err := gateway.New(gateway.Config{
 		Account: conn, Transaction: conn, Saga: conn, Catalog: catalog(t), Log: slog.New(slog.DiscardHandler),
-		Draining: func() bool { return draining },
+		Stopping: stopping,
 	})
 	if err != nil {
 		t.Fatal(err)

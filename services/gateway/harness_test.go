@@ -14,7 +14,9 @@ import (
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	errorv1 "example.com/billing/proto/gen/go/billing/error/v1"
+	eventv1 "example.com/billing/proto/gen/go/billing/event/v1"
 	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/gateway"
@@ -29,12 +31,22 @@ type backend struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedBooksServiceServer
 	transactionv1.UnimplementedTransactionServiceServer
+	transactionv1.UnimplementedHoldServiceServer
 	sagav1.UnimplementedSagaServiceServer
 
 	err         error // answered to everything, unless nil
 	replayed    bool
 	account     *accountv1.Account
 	transaction *transactionv1.Transaction
+	hold        *transactionv1.Hold
+	check       *accountv1.Reconciliation
+	rebuild     *readmodelv1.Rebuild
+	results     []*transactionv1.BatchResult
+	watching    chan *eventv1.RecordedEvent // what a watch sends; closed = it ends without an error
+	entries     chan *sagav1.SagaEntry
+	left        chan struct{} // closed when a watch has lost its client; nil = nobody asks
+	stopping    chan struct{} // the gateway's
+	token       string
 	sagas       []*sagav1.Saga
 	next        string
 
@@ -43,11 +55,13 @@ type backend struct {
 	deadline bool
 	request  any
 	servers  map[string]*rpc.Server
+	front    *httptest.Server
 }
 
-// outboxOf plays one service's own outbox.
+// outboxOf plays one service's own outbox and read models.
 type outboxOf struct {
 	outboxv1.UnimplementedOutboxServiceServer
+	readmodelv1.UnimplementedReadModelServiceServer
 	name string
 	*backend
 }
@@ -59,6 +73,9 @@ func (b *backend) saw(ctx context.Context, request any) error {
 	b.request = request
 	if b.replayed {
 		_ = grpc.SetHeader(ctx, metadata.Pairs("idempotency-replayed", "true", "x-internal", "secret"))
+	}
+	if b.token != "" {
+		_ = grpc.SetHeader(ctx, metadata.Pairs("consistency-token", b.token))
 	}
 	return b.err
 }
@@ -95,6 +112,92 @@ func (b *backend) Transfer(ctx context.Context, r *transactionv1.TransferRequest
 	return &transactionv1.TransferResponse{Transaction: b.transaction}, b.saw(ctx, r)
 }
 
+func (b *backend) Pay(ctx context.Context, r *transactionv1.PayRequest) (*transactionv1.PayResponse, error) {
+	return &transactionv1.PayResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) Refund(ctx context.Context, r *transactionv1.RefundRequest) (*transactionv1.RefundResponse, error) {
+	return &transactionv1.RefundResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) Batch(ctx context.Context, r *transactionv1.BatchRequest) (*transactionv1.BatchResponse, error) {
+	return &transactionv1.BatchResponse{Results: b.results}, b.saw(ctx, r)
+}
+
+func (b *backend) GetTransaction(ctx context.Context, r *transactionv1.GetTransactionRequest) (*transactionv1.GetTransactionResponse, error) {
+	return &transactionv1.GetTransactionResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) ListTransactions(ctx context.Context, r *transactionv1.ListTransactionsRequest) (*transactionv1.ListTransactionsResponse, error) {
+	return &transactionv1.ListTransactionsResponse{}, b.saw(ctx, r)
+}
+
+func (b *backend) PlaceHold(ctx context.Context, r *transactionv1.PlaceHoldRequest) (*transactionv1.PlaceHoldResponse, error) {
+	return &transactionv1.PlaceHoldResponse{Hold: b.hold}, b.saw(ctx, r)
+}
+
+func (b *backend) GetHold(ctx context.Context, r *transactionv1.GetHoldRequest) (*transactionv1.GetHoldResponse, error) {
+	return &transactionv1.GetHoldResponse{Hold: b.hold}, b.saw(ctx, r)
+}
+
+func (b *backend) CaptureHold(ctx context.Context, r *transactionv1.CaptureHoldRequest) (*transactionv1.CaptureHoldResponse, error) {
+	return &transactionv1.CaptureHoldResponse{Transaction: b.transaction}, b.saw(ctx, r)
+}
+
+func (b *backend) VoidHold(ctx context.Context, r *transactionv1.VoidHoldRequest) (*transactionv1.VoidHoldResponse, error) {
+	return &transactionv1.VoidHoldResponse{Hold: b.hold}, b.saw(ctx, r)
+}
+
+func (b *backend) Reconcile(ctx context.Context, r *accountv1.ReconcileRequest) (*accountv1.ReconcileResponse, error) {
+	return &accountv1.ReconcileResponse{Reconciliation: b.check}, b.saw(ctx, r)
+}
+
+func (b *backend) GetReconciliation(ctx context.Context, r *accountv1.GetReconciliationRequest) (*accountv1.GetReconciliationResponse, error) {
+	return &accountv1.GetReconciliationResponse{Reconciliation: b.check}, b.saw(ctx, r)
+}
+
+func (b *backend) WatchAccount(r *accountv1.WatchAccountRequest, s grpc.ServerStreamingServer[accountv1.WatchAccountResponse]) error {
+	return pour(b, s, r, b.watching, func(e *eventv1.RecordedEvent) *accountv1.WatchAccountResponse {
+		return &accountv1.WatchAccountResponse{Event: e}
+	})
+}
+
+func (b *backend) WatchTransaction(r *transactionv1.WatchTransactionRequest, s grpc.ServerStreamingServer[transactionv1.WatchTransactionResponse]) error {
+	return pour(b, s, r, b.watching, func(e *eventv1.RecordedEvent) *transactionv1.WatchTransactionResponse {
+		return &transactionv1.WatchTransactionResponse{Event: e}
+	})
+}
+
+func (b *backend) WatchSaga(r *sagav1.WatchSagaRequest, s grpc.ServerStreamingServer[sagav1.WatchSagaResponse]) error {
+	return pour(b, s, r, b.entries, func(e *sagav1.SagaEntry) *sagav1.WatchSagaResponse { return &sagav1.WatchSagaResponse{Entry: e} })
+}
+
+// pour sends what comes over the channel until it is closed; a nil in it means that the stream breaks.
+func pour[E, R any](b *backend, s grpc.ServerStreamingServer[R], request any, from <-chan *E, wrap func(*E) *R) error {
+	if err := b.saw(s.Context(), request); err != nil {
+		return err
+	}
+	for {
+		select {
+		case e, ok := <-from:
+			switch {
+			case !ok:
+				return nil
+			case e == nil:
+				return rpc.Fail("UNAVAILABLE", "The stream breaks.")
+			}
+			if err := s.Send(wrap(e)); err != nil {
+				return err
+			}
+		case <-s.Context().Done():
+			if b.left != nil {
+				close(b.left)
+			}
+			return s.Context().Err()
+		}
+	}
+}
+
 func (b *backend) GetSaga(ctx context.Context, r *sagav1.GetSagaRequest) (*sagav1.GetSagaResponse, error) {
 	return &sagav1.GetSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
 }
@@ -105,6 +208,19 @@ func (b *backend) ListSagas(ctx context.Context, r *sagav1.ListSagasRequest) (*s
 
 func (o *outboxOf) GetOutboxStats(ctx context.Context, r *outboxv1.GetOutboxStatsRequest) (*outboxv1.GetOutboxStatsResponse, error) {
 	return &outboxv1.GetOutboxStatsResponse{Service: o.name, Pending: 3}, o.saw(ctx, r)
+}
+
+func (o *outboxOf) RebuildReadModel(ctx context.Context, r *readmodelv1.RebuildReadModelRequest) (*readmodelv1.RebuildReadModelResponse, error) {
+	return &readmodelv1.RebuildReadModelResponse{Rebuild: o.rebuilt(r.GetName())}, o.saw(ctx, r)
+}
+
+func (o *outboxOf) GetRebuild(ctx context.Context, r *readmodelv1.GetRebuildRequest) (*readmodelv1.GetRebuildResponse, error) {
+	return &readmodelv1.GetRebuildResponse{Rebuild: o.rebuilt(r.GetName())}, o.saw(ctx, r)
+}
+
+// rebuilt tells by its checksum which service was asked.
+func (o *outboxOf) rebuilt(name string) *readmodelv1.Rebuild {
+	return &readmodelv1.Rebuild{Name: name, Status: o.rebuild.GetStatus(), Checksum: "of " + o.name}
 }
 
 func catalog(t *testing.T) *rpc.Catalog {
@@ -134,10 +250,12 @@ func start(t *testing.T, b *backend) string {
 			accountv1.RegisterBooksServiceServer(server, b)
 		case "transaction":
 			transactionv1.RegisterTransactionServiceServer(server, b)
+			transactionv1.RegisterHoldServiceServer(server, b)
 		case "saga":
 			sagav1.RegisterSagaServiceServer(server, b)
 		}
 		outboxv1.RegisterOutboxServiceServer(server, &outboxOf{name: name, backend: b})
+		readmodelv1.RegisterReadModelServiceServer(server, &outboxOf{name: name, backend: b})
 		listener := bufconn.Listen(1 << 20)
 		go func() { _ = server.Serve(listener) }()
 		t.Cleanup(server.Stop)
@@ -151,13 +269,14 @@ func start(t *testing.T, b *backend) string {
 		t.Cleanup(func() { _ = conns[name].Close() })
 	}
 	handler, err := gateway.New(gateway.Config{
-		Account: conns["account"], Transaction: conns["transaction"], Saga: conns["saga"], Catalog: reasons, Log: log,
+		Account: conns["account"], Transaction: conns["transaction"], Saga: conns["saga"], Catalog: reasons, Log: log, Stopping: b.stopping,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
+	b.front = server
 	return server.URL
 }
 

@@ -185,7 +185,11 @@ func decode(body *content, into proto.Message) *rpc.Error {
 		return rpc.ErrorOf(err)
 	}
 	err = protojson.Unmarshal(body.raw, into)
-	if err == nil {
+	fields := into.ProtoReflect().Descriptor().Fields()
+	if err == nil && !slices.ContainsFunc(members, func(m member) bool {
+		field := fieldOf(fields, m.key)
+		return field != nil && !plain(field, m.value)
+	}) {
 		return nil
 	}
 	if checkFields(&v, members, into); v.Err() != nil {
@@ -199,10 +203,7 @@ func checkFields(v *rpc.Fields, members []member, message proto.Message) {
 	fields := message.ProtoReflect().Descriptor().Fields()
 	seen := map[protoreflect.FieldNumber]bool{}
 	for _, m := range members {
-		field := fields.ByJSONName(m.key)
-		if field == nil {
-			field = fields.ByTextName(m.key)
-		}
+		field := fieldOf(fields, m.key)
 		if field == nil {
 			v.Add(shorten(m.key), "unknown", string(m.value))
 			continue
@@ -216,14 +217,36 @@ func checkFields(v *rpc.Fields, members []member, message proto.Message) {
 		if err == nil {
 			err = protojson.Unmarshal(alone, message.ProtoReflect().New().Interface())
 		}
-		if err != nil {
+		if err != nil || !plain(field, m.value) {
 			v.Add(field.JSONName(), kindOf(field), string(m.value))
 		}
 	}
 }
 
+// fieldOf finds a field by either of the names that protojson takes; nil where there is none.
+func fieldOf(fields protoreflect.FieldDescriptors, key string) protoreflect.FieldDescriptor {
+	if field := fields.ByJSONName(key); field != nil {
+		return field
+	}
+	return fields.ByTextName(key)
+}
+
+// plain says whether a value is what the document promises. protojson takes more: null for any field, and numbers in quotes.
+func plain(field protoreflect.FieldDescriptor, value json.RawMessage) bool {
+	switch value = bytes.TrimSpace(value); {
+	case bytes.Equal(value, []byte("null")):
+		return false
+	case field.Kind() == protoreflect.Int32Kind:
+		return !bytes.HasPrefix(value, []byte(`"`))
+	}
+	return true
+}
+
 // kindOf names what a field's JSON has to be.
 func kindOf(field protoreflect.FieldDescriptor) string {
+	if field.IsList() {
+		return "array"
+	}
 	if message := field.Message(); message != nil {
 		if message.FullName() == "google.protobuf.Struct" {
 			return "object"

@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,7 +96,7 @@ func TestOpenAPISaysWhatHTTPAdds(t *testing.T) {
 	document := served(t)
 	op := func(method, path string) *openapi3.Operation { return document.Paths.Value(path).GetOperation(method) }
 	for _, path := range []string{"topup", "withdraw", "transfer"} {
-		post := op("POST", "/api/v1/transactions/"+path)
+		post := op("POST", transactions+"/"+path)
 		if post.Parameters.GetByInAndName("query", "wait") == nil || post.Parameters.GetByInAndName("header", "Idempotency-Key") == nil {
 			t.Errorf("%s: parameters", path)
 		}
@@ -123,6 +124,107 @@ func TestOpenAPISaysWhatHTTPAdds(t *testing.T) {
 	}
 }
 
+// Every operation has an example of what it takes and of each answer, and each fits its schema.
+func TestOpenAPIExamples(t *testing.T) {
+	document := served(t)
+	openapi3.DefineStringFormatValidator("uuid", openapi3.NewRegexpFormatValidator(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`))
+	check := func(name string, content openapi3.Content) {
+		for media, of := range content {
+			all := map[string]any{"": of.Example}
+			if of.Example == nil {
+				all = map[string]any{}
+			}
+			for key, example := range of.Examples {
+				all[key] = example.Value.Value
+			}
+			if len(all) == 0 {
+				t.Errorf("%s %s: no example", name, media)
+			}
+			for key, example := range all {
+				if err := of.Schema.Value.VisitJSON(example, openapi3.EnableFormatValidation()); err != nil && media != "text/event-stream" {
+					t.Errorf("%s %s %s: %v", name, media, key, err)
+				}
+			}
+		}
+	}
+	for path, item := range document.Paths.Map() {
+		for method, op := range item.Operations() {
+			name := method + " " + path
+			if op.RequestBody != nil {
+				check(name, op.RequestBody.Value.Content)
+			}
+			for status, response := range op.Responses.Map() {
+				check(name+" "+status, response.Value.Content)
+				if *response.Value.Description == "" || response.Value.Headers["X-Correlation-ID"] == nil {
+					t.Errorf("%s %s: no description or no X-Correlation-ID", name, status)
+				}
+			}
+		}
+	}
+}
+
+// Whatever the catalog has can be answered somewhere, but for what only the routing, the sagas or the services themselves see.
+func TestOpenAPIHasEveryReason(t *testing.T) {
+	elsewhere := []string{
+		"ROUTE_NOT_FOUND", "METHOD_NOT_ALLOWED", "CANCELLED", "INSUFFICIENT_FUNDS", "MIN_BALANCE", "MAX_BALANCE", "TRANSACTION_ENDED", "POSTING_CANCELLED",
+	}
+	seen := map[string]bool{}
+	document := served(t)
+	for _, item := range document.Paths.Map() {
+		for _, op := range item.Operations() {
+			for _, response := range op.Responses.Map() {
+				if media := response.Value.Content["application/problem+json"]; media != nil {
+					for reason := range media.Examples {
+						seen[reason] = true
+					}
+				}
+			}
+		}
+	}
+	for _, reason := range catalog(t).All() {
+		if seen[reason.Name] == slices.Contains(elsewhere, reason.Name) {
+			t.Errorf("%s: in an operation: %v", reason.Name, seen[reason.Name])
+		}
+	}
+}
+
+// The document says who takes a key and who waits; the rest of the requests has a body that cannot be absent.
+func TestOpenAPIParameters(t *testing.T) {
+	type takes struct{ key, wait, mayBeEmpty bool }
+	want := map[string]takes{
+		account: {key: true}, account + "/{accountId}/status": {key: true}, account + "/{accountId}/limits": {key: true},
+		topup: {true, true, false}, transactions + "/withdraw": {true, true, false}, transactions + "/transfer": {true, true, false},
+		transactions + "/payment": {true, true, false}, transactions + "/refund": {true, true, false}, batch: {},
+		"/api/v1/holds": {true, true, false}, "/api/v1/holds/{holdId}/capture": {true, true, false}, "/api/v1/holds/{holdId}/void": {false, true, true},
+		"/api/v1/books/reconcile": {false, true, true}, "/api/v1/readmodels/{name}/rebuild": {false, true, true},
+	}
+	document := served(t)
+	for path, item := range document.Paths.Map() {
+		for method, op := range item.Operations() {
+			got := takes{
+				op.Parameters.GetByInAndName("header", "Idempotency-Key") != nil, op.Parameters.GetByInAndName("query", "wait") != nil,
+				op.RequestBody != nil && !op.RequestBody.Value.Required,
+			}
+			if method == "GET" && got != (takes{}) || method != "GET" && got != want[path] {
+				t.Errorf("%s %s takes %+v", method, path, got)
+			}
+			delete(want, map[bool]string{true: path}[method != "GET"])
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %v", want)
+	}
+	for _, path := range []string{account + "/{accountId}", transactions + "/{transactionId}", "/api/v1/sagas/{sagaId}"} {
+		op := document.Paths.Value(path + "/watch").Get
+		if op.Responses.Value("200").Value.Content["text/event-stream"] == nil || op.Parameters.GetByInAndName("header", "Last-Event-ID") == nil {
+			t.Errorf("%s: not a watch", path)
+		}
+	}
+	if document.Components.Schemas["SagaEntry"] == nil || document.Components.Schemas["RecordedEvent"] == nil {
+		t.Error("the watches' data have no schema")
+	}
+}
+
 func TestDocumentIsStable(t *testing.T) {
 	first, second := documentJSON(t), documentJSON(t)
 	if first != second {
@@ -132,7 +234,7 @@ func TestDocumentIsStable(t *testing.T) {
 
 func documentJSON(t *testing.T) string {
 	t.Helper()
-	document, err := gateway.OpenAPI()
+	document, err := gateway.OpenAPI(catalog(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,8 +45,11 @@ func (g *gateway) onError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Ma
 	if failure.Reason == rpc.ReasonCancelled && r.Context().Err() == nil && status.Code(err) == codes.Canceled {
 		failure = rpc.Fail(rpc.ReasonUnavailable, "").Because(err) // the caller is there; the connection to the service went
 	}
-	if failure.Reason == "RESOURCE_EXHAUSTED" {
+	switch failure.Reason {
+	case "RESOURCE_EXHAUSTED":
 		failure.Reason = reasonOverloaded
+	case "UNIMPLEMENTED": // an older version of the service, which does not know the method: nothing was done
+		failure = rpc.Fail(reasonRouteNotFound, "The running version of the service offers nothing at %s.", shorten(r.URL.Path)).Because(err)
 	}
 	g.problem(w, r.WithContext(ctx), failure)
 }
@@ -84,8 +87,7 @@ func (g *gateway) problem(w http.ResponseWriter, r *http.Request, e *rpc.Error) 
 		detail = reason.Title
 	}
 	out := Problem{
-		Type:  "urn:billing:problem:" + strings.ReplaceAll(strings.ToLower(reason.Name), "_", "-"),
-		Title: reason.Title, Status: reason.HTTP, Detail: detail, Reason: reason.Name, CorrelationID: caller.CorrelationID,
+		Type: problemType(reason.Name), Title: reason.Title, Status: reason.HTTP, Detail: detail, Reason: reason.Name, CorrelationID: caller.CorrelationID,
 	}
 	for _, v := range e.Violations {
 		out.Errors = append(out.Errors, FieldError(v))
@@ -97,14 +99,34 @@ func (g *gateway) problem(w http.ResponseWriter, r *http.Request, e *rpc.Error) 
 		panic(err) // strings and numbers only
 	}
 	h := w.Header()
-	for _, of := range []string{"Location", "Idempotency-Replayed", "X-Next-Page-Token", "Trailer", "Transfer-Encoding"} {
+	for _, of := range []string{"Location", "Idempotency-Replayed", "X-Next-Page-Token", "X-Consistency-Token", "Trailer", "Transfer-Encoding"} {
 		h.Del(of)
 	}
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(body.Len()))
-	if reason.HTTP == http.StatusTooManyRequests || reason.HTTP == http.StatusServiceUnavailable {
+	if retryable(reason.HTTP) {
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(e.RetryAfter.Seconds())))))
 	}
 	w.WriteHeader(reason.HTTP)
 	_, _ = w.Write(body.Bytes())
+}
+
+func problemType(reason string) string {
+	return "urn:billing:problem:" + strings.ReplaceAll(strings.ToLower(reason), "_", "-")
+}
+
+// retryable says whether the answer tells when to ask again.
+func retryable(status int) bool {
+	return status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
+}
+
+// plain is the document as an OpenAPI example has it.
+func (p Problem) plain() any {
+	raw, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	var out any
+	_ = json.Unmarshal(raw, &out) // it was just made
+	return out
 }

@@ -16,7 +16,7 @@ const readyTimeout = 2 * time.Second
 // readiness answers /readyz: 200 only while every service behind the gateway says SERVING.
 type readiness struct {
 	services map[string]grpc.ClientConnInterface
-	draining func() bool // nil = never
+	stopping <-chan struct{} // nil = never
 }
 
 type readyAnswer struct {
@@ -27,9 +27,10 @@ type readyAnswer struct {
 // ServeHTTP asks all services at once.
 func (p *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := readyAnswer{Status: "ok"}
-	if p.draining != nil && p.draining() {
+	select {
+	case <-p.stopping:
 		answer.Status = "draining"
-	} else {
+	default:
 		answer.Services = p.ask(r.Context())
 		for _, said := range answer.Services {
 			if said != healthv1.HealthCheckResponse_SERVING.String() {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +18,7 @@ const (
 	drainBytesMax     = 16 << 20
 	drainTimeout      = 5 * time.Second
 	idempotencyKeyMax = 128
+	keyHeader         = "Idempotency-Key"
 )
 
 // prepare checks everything about a request that the contracts' JSON does not, and returns it as the mux shall see it, with how
@@ -39,8 +38,10 @@ func (g *gateway) prepare(r *http.Request, found *route, op *operation) (*http.R
 		wait = checkWait(&v, query.Get("wait"), &caller)
 		query.Del("wait")
 	}
-	if op.body {
-		caller.IdempotencyKey = checkIdempotencyKey(&v, r.Header.Values("Idempotency-Key"))
+	if op.keyed {
+		caller.IdempotencyKey = checkIdempotencyKey(&v, r.Header.Values(keyHeader))
+	}
+	if absent := op.optional && r.ContentLength == 0; op.body && !absent {
 		if failure := checkMediaType(r.Header); failure != nil {
 			return nil, 0, failure
 		}
@@ -58,62 +59,13 @@ func (g *gateway) prepare(r *http.Request, found *route, op *operation) (*http.R
 	out.Header.Del("Te")
 	out.Body = http.NoBody
 	if op.body {
-		content, failure := readBody(r, found)
+		content, failure := readBody(r, found, op)
 		if failure != nil {
 			return nil, 0, failure
 		}
 		out.Body = content
 	}
 	return out, wait, nil
-}
-
-// checkQuery wants known parameters, each once, numbers where numbers belong.
-func checkQuery(v *rpc.Fields, raw string, known map[string]string) url.Values {
-	query, err := url.ParseQuery(raw)
-	if err != nil {
-		v.Add("query", "url_encoding", raw)
-		return query
-	}
-	names := make([]string, 0, len(query))
-	for name := range query {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		kind, ok := known[name]
-		value := query.Get(name)
-		switch {
-		case !ok:
-			v.Add(name, "unknown", value)
-		case len(query[name]) > 1:
-			v.Add(name, "once", strings.Join(query[name], ","))
-		case !utf8.ValidString(value):
-			v.Add(name, "utf8", value)
-		case kind == "integer":
-			if _, err := strconv.ParseInt(value, 10, 32); err != nil {
-				v.Add(name, "integer", value)
-			}
-		}
-	}
-	return query
-}
-
-// microseconds writes µ, in either of its forms, as the plain ASCII that gRPC metadata takes.
-var microseconds = strings.NewReplacer("\u00b5", "u", "\u03bc", "u")
-
-func checkWait(v *rpc.Fields, value string, caller *rpc.Caller) time.Duration {
-	caller.Wait = value
-	wait, err := caller.WaitFor(waitMax)
-	caller.Wait = microseconds.Replace(value)
-	if value == "" {
-		v.Add("wait", "duration", "")
-	}
-	if err != nil {
-		for _, violation := range rpc.ErrorOf(err).Violations {
-			v.Add(violation.Field, violation.Rule, violation.Value)
-		}
-	}
-	return wait
 }
 
 // checkIdempotencyKey refuses what could not travel on as it is: a key that got lost on the way would be no key at all.
@@ -159,16 +111,19 @@ type content struct {
 // Close does nothing: the connection's own body is net/http's.
 func (c *content) Close() error { return nil }
 
-func readBody(r *http.Request, found *route) (*content, *rpc.Error) {
-	if r.ContentLength > bodyBytesMax {
-		return nil, tooLarge()
+func readBody(r *http.Request, found *route, op *operation) (*content, *rpc.Error) {
+	if r.ContentLength > op.bytesMax {
+		return nil, tooLarge(op)
 	}
-	raw, err := io.ReadAll(io.LimitReader(r.Body, bodyBytesMax+1))
+	raw, err := io.ReadAll(io.LimitReader(r.Body, op.bytesMax+1))
 	if err != nil {
 		return nil, rpc.Fail(rpc.ReasonInvalidArgument, "The body could not be read to its end.").Because(err)
 	}
-	if len(raw) > bodyBytesMax {
-		return nil, tooLarge()
+	if int64(len(raw)) > op.bytesMax {
+		return nil, tooLarge(op)
+	}
+	if op.optional && len(raw) == 0 {
+		raw = []byte("{}")
 	}
 	if failure := checkJSON(raw); failure != nil {
 		return nil, failure
@@ -176,8 +131,8 @@ func readBody(r *http.Request, found *route) (*content, *rpc.Error) {
 	return &content{Reader: bytes.NewReader(raw), raw: raw, taken: append(found.params(), "wait")}, nil
 }
 
-func tooLarge() *rpc.Error {
-	return rpc.Fail(reasonBodyTooLarge, "The body is larger than %d bytes.", bodyBytesMax)
+func tooLarge(op *operation) *rpc.Error {
+	return rpc.Fail(reasonBodyTooLarge, "The body is larger than %d bytes.", op.bytesMax)
 }
 
 // drain reads on, for a while, so that a client still sending gets to read the answer. One that asked first (Expect:

@@ -6,15 +6,22 @@ import (
 	"net/url"
 
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 
 	"google.golang.org/protobuf/proto"
 )
 
-// outgoingHeader lets through the one header that services say something to the caller with.
+// outgoingHeader lets through the headers that services say something to the caller with.
 func outgoingHeader(key string) (string, bool) {
-	return "Idempotency-Replayed", key == "idempotency-replayed"
+	switch key {
+	case "idempotency-replayed":
+		return "Idempotency-Replayed", true
+	case "consistency-token":
+		return "X-Consistency-Token", true
+	}
+	return "", false
 }
 
 // respond gives each kind of answer its HTTP status and headers; services know nothing of HTTP.
@@ -28,13 +35,23 @@ func respond(_ context.Context, w http.ResponseWriter, message proto.Message) er
 		if w.Header().Get("Idempotency-Replayed") != "true" {
 			out.success = http.StatusCreated
 		}
-		w.Header().Set("Location", "/api/v1/accounts/"+url.PathEscape(m.GetAccount().GetAccountId()))
-	case *transactionv1.TopupResponse:
-		accepted(out, m.GetTransaction())
-	case *transactionv1.WithdrawResponse:
-		accepted(out, m.GetTransaction())
-	case *transactionv1.TransferResponse:
-		accepted(out, m.GetTransaction())
+		locate(out, "accounts", m.GetAccount().GetAccountId())
+	case interface {
+		GetTransaction() *transactionv1.Transaction
+	}:
+		if _, read := m.(*transactionv1.GetTransactionResponse); !read {
+			accepted(out, m.GetTransaction().GetStatus() == "pending")
+			locate(out, "transactions", m.GetTransaction().GetTransactionId())
+		}
+	case *transactionv1.PlaceHoldResponse:
+		accepted(out, m.GetHold().GetStatus() == "pending")
+		locate(out, "holds", m.GetHold().GetHoldId())
+	case *transactionv1.VoidHoldResponse:
+		accepted(out, m.GetHold().GetStatus() == "releasing")
+	case *accountv1.ReconcileResponse:
+		accepted(out, m.GetReconciliation().GetStatus() == "running")
+	case *readmodelv1.RebuildReadModelResponse:
+		accepted(out, m.GetRebuild().GetStatus() == "running")
 	case *sagav1.ListSagasResponse:
 		if token := m.GetNextPageToken(); token != "" {
 			w.Header().Set("X-Next-Page-Token", token)
@@ -43,11 +60,16 @@ func respond(_ context.Context, w http.ResponseWriter, message proto.Message) er
 	return nil
 }
 
-func accepted(out *recorder, transaction *transactionv1.Transaction) {
-	if transaction.GetStatus() == "pending" {
+// accepted is the status of what may not have ended yet.
+func accepted(out *recorder, underWay bool) {
+	if underWay {
 		out.success = http.StatusAccepted
 	}
-	out.Header().Set("Location", "/api/v1/transactions/"+url.PathEscape(transaction.GetTransactionId()))
+}
+
+// locate says where the resource is read.
+func locate(out *recorder, collection, id string) {
+	out.Header().Set("Location", "/api/v1/"+collection+"/"+url.PathEscape(id))
 }
 
 // recorder remembers the status, and holds the one a success shall have until the body is there: an answer that then cannot be

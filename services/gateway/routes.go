@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -19,15 +20,20 @@ const (
 	reasonBodyTooLarge     = "BODY_TOO_LARGE"
 	reasonMediaType        = "MEDIA_TYPE_NOT_SUPPORTED"
 	reasonServiceNotFound  = "SERVICE_NOT_FOUND"
+	reasonReadModel        = "READ_MODEL_NOT_FOUND"
 	reasonOverloaded       = "OVERLOADED"
 )
 
 // operation is one method on one path.
 type operation struct {
-	query map[string]string // the parameters it takes and their types; nil = whatever comes is ignored
-	body  bool              // it takes a JSON document
-	waits bool              // it takes the query parameter wait
-	serve http.Handler
+	query    map[string]check // the parameters it takes and what they have to be; nil = whatever comes is ignored
+	body     bool             // it takes a JSON document
+	optional bool             // the document may be absent, which means {}
+	keyed    bool             // it takes the header Idempotency-Key
+	waits    bool             // it takes the query parameter wait
+	bytesMax int64            // the largest body
+	watch    *watch           // it answers with a stream of events, not by serve
+	serve    http.Handler
 }
 
 // route is one path.
@@ -39,22 +45,37 @@ type route struct {
 // routes are all paths, those with the fewest parameters first, so that a literal segment wins over a parameter.
 type routes []*route
 
-// newRoutes takes the paths, methods and query parameters from the document; the handler serves them all.
-func newRoutes(document *openapi3.T, handler http.Handler) routes {
+// newRoutes takes the paths, methods, parameters and bodies from the document; the handler serves them all, but for those that
+// special names by their operation.
+func newRoutes(document *openapi3.T, handler http.Handler, special map[string]operation) (routes, error) {
 	var all routes
 	for path, item := range document.Paths.Map() {
 		for method, described := range item.Operations() {
-			op := &operation{query: map[string]string{}, body: described.RequestBody != nil, serve: handler}
+			op := &operation{query: map[string]check{}, bytesMax: bodyBytesMax, serve: handler}
+			if by, ok := special[described.OperationID]; ok {
+				op.watch, op.serve, op.bytesMax = by.watch, by.serve, cmp.Or(by.bytesMax, op.bytesMax)
+				delete(special, described.OperationID)
+			}
+			if body := described.RequestBody; body != nil {
+				op.body, op.optional = true, !body.Value.Required
+			}
+			op.keyed = described.Parameters.GetByInAndName(openapi3.ParameterInHeader, keyHeader) != nil
 			for _, p := range described.Parameters {
 				if p.Value != nil && p.Value.In == openapi3.ParameterInQuery {
-					op.query[p.Value.Name] = strings.Join(p.Value.Schema.Value.Type.Slice(), "|")
+					var err error
+					if op.query[p.Value.Name], err = checkOf(p.Value.Schema.Value); err != nil {
+						return nil, fmt.Errorf("%s %s: parameter %s: %w", method, path, p.Value.Name, err)
+					}
 				}
 			}
 			_, op.waits = op.query["wait"]
 			all.add(path, method, op)
 		}
 	}
-	return all
+	if len(special) > 0 {
+		return nil, fmt.Errorf("the document has no %v", slices.Collect(maps.Keys(special)))
+	}
+	return all, nil
 }
 
 func (all *routes) add(path, method string, op *operation) {
@@ -108,6 +129,17 @@ func (r *route) params() []string {
 		}
 	}
 	return names
+}
+
+// value is what the path has in place of its first parameter.
+func (r *route) value(path string) string {
+	segments := strings.Split(path, "/")[1:]
+	for i, s := range r.segments {
+		if parameter(s) && i < len(segments) {
+			return segments[i]
+		}
+	}
+	return ""
 }
 
 func parameter(segment string) bool { return strings.HasPrefix(segment, "{") }

@@ -40,7 +40,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	handler, err := gateway.New(gateway.Config{
 		Account: conns[0], Transaction: conns[1], Saga: conns[2], Catalog: catalog, Log: app.Log,
-		Draining: func() bool { return app.Context().Err() != nil },
+		Stopping: app.Context().Done(),
 	})
 	if err != nil {
 		return err
