@@ -36,10 +36,11 @@ type demo struct {
 type object = map[string]any
 
 func (d *demo) play() {
-	d.title("Open accounts: the outside world, Alice, Bob, and Carol, who may hold at most 10.00")
+	d.title("Open accounts: the outside world, Alice, Bob, a shop, and Carol, who may hold at most 10.00")
 	bank := d.account("bank", "EXTERNAL", "")
 	alice := d.account("alice", "USER", "")
 	bob := d.account("bob", "USER", "")
+	shop := d.account("shop", "USER", "")
 	carol := d.account("carol", "USER", "10.00")
 
 	d.title("Top up Alice and Bob from the outside world, 100.00 each")
@@ -79,8 +80,52 @@ func (d *demo) play() {
 	d.expect(again, "status", "completed")
 	d.balance("Alice", alice, "50.00")
 
+	d.payments(bob, shop)
+	d.holds(bob, shop)
+
 	d.title("Check the books: all balances and what is in transit sum to zero")
 	d.books()
+	d.title("Prove it: fold every event anew, and compare balances, holds, sums and lists with what the events say")
+	d.reconcile()
+}
+
+// payments: Bob pays the shop, and gets a part of it back.
+func (d *demo) payments(bob, shop string) {
+	d.title("Bob pays the shop 40.00, and the shop refunds 15.00 of it")
+	p := d.ask("/api/v1/transactions/payment?wait=30s", object{
+		"idempotencyKey": "demo-" + d.id + "-payment", "customerAccountId": bob, "merchantAccountId": shop, "amount": "40.00", "currency": "USD", "reference": "order 1",
+	})
+	d.expect(p, "status", "completed")
+	refund := func(key, amount string) object {
+		return object{"idempotencyKey": "demo-" + d.id + "-" + key, "paymentId": p["transactionId"], "amount": amount, "reason": "came late"}
+	}
+	d.expect(d.ask("/api/v1/transactions/refund?wait=30s", refund("refund", "15.00")), "status", "completed")
+	d.balance("Bob", bob, "95.00")
+	d.balance("The shop", shop, "25.00")
+
+	d.title("A refund of 30.00 more is refused: 25.00 are left of the payment")
+	d.refused("/api/v1/transactions/refund?wait=30s", refund("refund-2", "30.00"), "REFUND_EXCEEDS_PAYMENT")
+}
+
+// holds: the shop reserves an amount on Bob's account, takes a part of it, and lets the rest go.
+func (d *demo) holds(bob, shop string) {
+	d.title("Hold 60.00 on Bob's account for the shop: his balance stays, what is available shrinks")
+	h := d.post("/api/v1/holds?wait=30s", object{
+		"idempotencyKey": "demo-" + d.id + "-hold", "accountId": bob, "destinationAccountId": shop, "amount": "60.00", "currency": "USD",
+	})
+	d.expect(h, "status", "active")
+	d.say("hold %v is %v", h["holdId"], h["status"])
+	d.available("Bob", bob, "95.00", "35.00")
+
+	d.title("Capture 45.00 of the hold, and void the rest")
+	hold := fmt.Sprintf("/api/v1/holds/%v", h["holdId"])
+	d.expect(d.ask(hold+"/capture?wait=30s", object{"idempotencyKey": "demo-" + d.id + "-capture", "amount": "45.00"}), "status", "completed")
+	v := d.post(hold+"/void?wait=30s", object{"reason": "shipped in part"})
+	d.expect(v, "status", "voided")
+	d.expect(v, "capturedAmount", "45.00")
+	d.say("the hold is %v: %v of %v were captured", v["status"], v["capturedAmount"], v["amount"])
+	d.available("Bob", bob, "50.00", "50.00")
+	d.balance("The shop", shop, "70.00")
 }
 
 func (d *demo) account(owner, kind, maxBalance string) string {
@@ -102,7 +147,12 @@ func (d *demo) body(kind, source, destination, amount string) object {
 }
 
 func (d *demo) move(kind, source, destination, amount string) object {
-	t := d.post("/api/v1/transactions/"+kind+"?wait=30s", d.body(kind, source, destination, amount))
+	return d.ask("/api/v1/transactions/"+kind+"?wait=30s", d.body(kind, source, destination, amount))
+}
+
+// ask asks for a transaction and says how it ended.
+func (d *demo) ask(path string, body object) object {
+	t := d.post(path, body)
 	if d.err == nil {
 		d.say("transaction %v is %v%s", t["transactionId"], t["status"], because(t))
 	}
@@ -133,6 +183,24 @@ func (d *demo) balance(name, account, want string) {
 		d.say("%s has %v %v", name, b["balance"], b["currency"])
 	}
 	d.expect(b, "balance", want)
+}
+
+// available shows what of a balance a hold leaves.
+func (d *demo) available(name, account, balance, want string) {
+	b := d.get("/api/v1/accounts/" + account + "/balance")
+	if d.err == nil {
+		d.say("%s has %v %v, of which %v are held and %v available", name, b["balance"], b["currency"], b["heldBalance"], b["availableBalance"])
+	}
+	d.expect(b, "balance", balance)
+	d.expect(b, "availableBalance", want)
+}
+
+func (d *demo) reconcile() {
+	r := d.post("/api/v1/books/reconcile?wait=30s", object{})
+	if d.err == nil {
+		d.say("%v accounts, %v events: %v", r["accounts"], r["events"], r["status"])
+	}
+	d.expect(r, "status", "clean")
 }
 
 func (d *demo) books() {
@@ -194,6 +262,29 @@ func (d *demo) post(path string, body object) object {
 	return d.do(http.MethodPost, path, b)
 }
 
+// refused posts what has to be refused for this reason.
+func (d *demo) refused(path string, body object, reason string) {
+	problem := d.post(path, body)
+	if d.err == nil {
+		d.err = fmt.Errorf("%s was not refused: %v", path, problem)
+		return
+	}
+	var refusal *refusalError
+	if errors.As(d.err, &refusal) && refusal.body["reason"] == reason {
+		d.err = nil
+		d.say("%d: %v (%v)", refusal.status, refusal.body["reason"], refusal.body["detail"])
+	}
+}
+
+// refusalError is an answer that is a problem document.
+type refusalError struct {
+	status int
+	body   object
+	text   string
+}
+
+func (e *refusalError) Error() string { return e.text }
+
 func (d *demo) do(method, path string, body []byte) object {
 	if d.err != nil {
 		return nil
@@ -215,8 +306,10 @@ func (d *demo) do(method, path string, body []byte) object {
 	b, err := io.ReadAll(res.Body)
 	d.last = b
 	var out object
-	if err = errors.Join(err, json.Unmarshal(b, &out)); err != nil || res.StatusCode >= 300 {
+	if err = errors.Join(err, json.Unmarshal(b, &out)); err != nil {
 		d.err = fmt.Errorf("%s %s: %s: %s (%w)", method, path, res.Status, b, err)
+	} else if res.StatusCode >= 300 {
+		d.err = &refusalError{status: res.StatusCode, body: out, text: fmt.Sprintf("%s %s: %s: %s", method, path, res.Status, b)}
 	}
 	return out
 }
