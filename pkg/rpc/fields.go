@@ -43,6 +43,9 @@ func (f *Fields) Err() error {
 	return Invalid(f.violations...)
 }
 
+// OK reports whether nothing was wrong so far.
+func (f *Fields) OK() bool { return len(f.violations) == 0 }
+
 // Required says whether the value is there, and notes its absence.
 func (f *Fields) Required(field, value string) bool {
 	if value == "" {

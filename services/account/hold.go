@@ -63,16 +63,8 @@ type PlaceHold struct {
 }
 
 func (c PlaceHold) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
-	r := a.closedTo(c.Amount, c.Currency)
-	switch {
-	case r != nil:
-	case len(a.Holds) >= HoldsMax:
-		r = es.Refuse("TOO_MANY_HOLDS", "The account has %d open holds, as many as it can have.", len(a.Holds))
-	default:
-		r = a.lacks(c.Amount)
-	}
-	if r != nil {
-		return []es.Fact{PostingRefused{
+	if r := c.refusal(a); r != nil {
+		return []es.Fact{PostingRefused{ //nolint:nilerr // the refusal of a money step is a fact
 			ChangeAmount: amount(c.Amount, max(a.Scale, -c.Amount.Exponent())), ChangeType: Hold, Currency: c.Currency,
 			SagaID: c.SagaID, Step: c.Step, ErrorReason: r.Reason, ErrorMessage: r.Message,
 		}}, nil
@@ -81,6 +73,17 @@ func (c PlaceHold) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Co
 		HoldID: c.HoldID, Amount: amount(c.Amount, a.Scale), Currency: a.Currency, Balance: amount(a.Balance, a.Scale),
 		HeldBalance: amount(a.Held.Add(c.Amount), a.Scale), SagaID: c.SagaID, Step: c.Step,
 	}}, nil
+}
+
+// refusal is the rule that says no, or nil.
+func (c PlaceHold) refusal(a Account) *es.Refusal {
+	if r := a.closedTo(c.Amount, c.Currency); r != nil {
+		return r
+	}
+	if n := len(a.Holds); n >= HoldsMax {
+		return es.Refuse("TOO_MANY_HOLDS", "The account has %d open holds, as many as it can have.", n)
+	}
+	return a.lacks(c.Amount)
 }
 
 // ReleaseHold gives back what is left of a hold. Nothing refuses it.

@@ -25,12 +25,12 @@ func (h *harness) lives(accounts, postings int) []string {
 	for i := range ids {
 		ids[i] = h.open(account.User, upTo("500"))
 	}
-	any := func() string { return ids[rand.IntN(len(ids))] }
+	one := func() string { return ids[rand.IntN(len(ids))] }
 	for done := 0; done < postings; {
 		var batch []*accountv1.Posting
 		for range 1 + rand.IntN(20) {
 			kind := []accountv1.PostingKind{credit, credit, debit}[rand.IntN(3)]
-			batch = append(batch, ask(kind, uuid.NewString(), step, any(), decimal.New(1+rand.Int64N(9999), -2).String()))
+			batch = append(batch, ask(kind, uuid.NewString(), step, one(), decimal.New(1+rand.Int64N(9999), -2).String()))
 		}
 		if _, err := h.Post(h.t.Context(), &accountv1.PostRequest{Postings: batch}); err != nil {
 			h.t.Fatal(err)
@@ -38,7 +38,7 @@ func (h *harness) lives(accounts, postings int) []string {
 		done += len(batch)
 		if rand.IntN(4) == 0 {
 			status := []string{"active", "active", "suspended"}[rand.IntN(3)]
-			if _, err := h.ChangeAccountStatus(h.t.Context(), &accountv1.ChangeAccountStatusRequest{AccountId: any(), Status: status, Reason: "asked"}); err != nil {
+			if _, err := h.ChangeAccountStatus(h.t.Context(), &accountv1.ChangeAccountStatusRequest{AccountId: one(), Status: status, Reason: "asked"}); err != nil {
 				h.t.Fatal(err)
 			}
 		}

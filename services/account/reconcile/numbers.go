@@ -19,6 +19,35 @@ func (c *checked) numbers(version int64, f es.Fact) {
 	switch f := f.(type) {
 	case account.BalanceChanged:
 		c.moved(version, f)
+	case account.FundsHeld:
+		c.reserved(version, f.SagaID, f.Step, f.Balance, decimal.Decimal(f.Amount), decimal.Decimal(f.HeldBalance))
+		if by := decimal.Decimal(f.Amount); !by.IsPositive() {
+			c.wrong(version, f.SagaID, f.Step, "above zero", by.String(), "The amount held")
+		}
+	case account.FundsReleased:
+		by := decimal.Decimal(f.Amount)
+		if left := c.state.Holds[f.HoldID]; !c.lost && !by.Equal(left) {
+			c.wrong(version, f.SagaID, f.Step, left.String(), by.String(), "The amount released")
+		}
+		c.reserved(version, f.SagaID, f.Step, f.Balance, by.Neg(), decimal.Decimal(f.HeldBalance))
+	}
+}
+
+// wrong is a figure of an event that does not fit.
+func (c *checked) wrong(version int64, sagaID, step, expected, actual, what string) {
+	c.find(Arithmetic, sagaID, expected, actual, "%s of version %d (%s) does not fit.", what, version, step)
+}
+
+// reserved checks what an event says of the posted and the held balance.
+func (c *checked) reserved(version int64, sagaID, step string, balance account.Amount, change, held decimal.Decimal) {
+	if c.lost {
+		return
+	}
+	if posted := decimal.Decimal(balance); !posted.Equal(c.state.Balance) {
+		c.wrong(version, sagaID, step, c.state.Balance.String(), posted.String(), "The posted balance")
+	}
+	if want := c.state.Held.Add(change); !held.Equal(want) {
+		c.wrong(version, sagaID, step, want.String(), held.String(), "The held balance")
 	}
 }
 
@@ -27,7 +56,19 @@ func (c *checked) moved(version int64, f account.BalanceChanged) {
 	before, after := decimal.Decimal(f.PreviousBalance), decimal.Decimal(f.NewBalance)
 	change, by := after.Sub(before), decimal.Decimal(f.ChangeAmount)
 	wrong := func(expected, actual fmt.Stringer, what string) {
-		c.find(Arithmetic, f.SagaID, expected.String(), actual.String(), "%s of version %d (%s) does not fit.", what, version, f.Step)
+		c.wrong(version, f.SagaID, f.Step, expected.String(), actual.String(), what)
+	}
+	held, heldChange := decimal.Zero, decimal.Zero
+	if f.HeldBalance != nil {
+		held = decimal.Decimal(*f.HeldBalance)
+	}
+	if f.HeldChange != nil {
+		if heldChange = decimal.Decimal(*f.HeldChange); !heldChange.Equal(change) {
+			wrong(change, heldChange, "What a hold loses or gets back")
+		}
+	}
+	if want := c.state.Held.Add(heldChange); !c.lost && !held.Equal(want) {
+		wrong(want, held, "The held balance")
 	}
 	if !c.lost && !before.Equal(c.state.Balance) {
 		wrong(c.state.Balance, before, "The previous balance")

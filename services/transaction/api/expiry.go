@@ -63,8 +63,8 @@ func (x Expiry) expire(ctx context.Context, h readmodel.Expired) error {
 		return err
 	}
 	_, err = x.Server.accept(ctx, x.Server.release(edge.Origin(ctx), h.HoldID, on, transaction.Expiry, nil))
-	if es.RefusalOf(err) != nil { // a capture is under way, or somebody was faster
-		return nil
+	if es.RefusalOf(err) == nil {
+		return err
 	}
-	return err
+	return nil // a capture is under way, or somebody was faster
 }

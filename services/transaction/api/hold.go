@@ -119,7 +119,7 @@ func (s *Server) readCapture(ctx context.Context, v *rpc.Fields, req *transactio
 		r.DestinationID = v.UUID("destinationAccountId", req.GetDestinationAccountId())
 	}
 	described(v, &r, req.Reference, req.GetMetadata())
-	if v.Err() != nil {
+	if !v.OK() {
 		return r, nil
 	}
 	on, err := s.findHold(ctx, r.HoldID)
@@ -144,7 +144,7 @@ func (s *Server) VoidHold(ctx context.Context, req *transactionv1.VoidHoldReques
 	_, _, err := s.carryOut(ctx, req.GetWait(), func(ctx context.Context, v *rpc.Fields) (transaction.Request, error) {
 		id = v.UUID("holdId", req.GetHoldId())
 		v.MaxLen("reason", req.GetReason(), edge.ReferenceMax)
-		if v.Err() != nil {
+		if !v.OK() {
 			return transaction.Request{}, nil
 		}
 		on, err := s.findHold(ctx, id)

@@ -185,7 +185,7 @@ func (s *Server) readRefund(ctx context.Context, v *rpc.Fields, req *transaction
 	r.PaymentID = v.UUID("paymentId", req.GetPaymentId())
 	v.MaxLen("reason", req.GetReason(), edge.ReferenceMax)
 	described(v, &r, nil, req.GetMetadata())
-	if v.Err() != nil {
+	if !v.OK() {
 		return r, nil
 	}
 	on, err := s.find(ctx, r.PaymentID)
