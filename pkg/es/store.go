@@ -22,6 +22,15 @@ type Append struct {
 	Snapshot []byte  // state after the last event, for quick loads; nil = none. Opaque to the store, discardable.
 }
 
+// SnapshotEvery is how often a store keeps a stream's snapshot for good: whenever an append that has one passes a multiple of
+// so many versions. They are what a past state is folded from.
+const SnapshotEvery = 500
+
+// Kept reports whether an append's snapshot is to be kept for good.
+func (a Append) Kept() bool {
+	return a.Snapshot != nil && a.Expected/SnapshotEvery != (a.Expected+int64(len(a.Events)))/SnapshotEvery
+}
+
 // Head is the end of a stream.
 type Head struct {
 	Version         int64  // 0 = the stream does not exist
@@ -57,6 +66,9 @@ type Store interface {
 	Load(ctx context.Context, s Stream, after int64, limit int) ([]Event, error)
 	// Heads returns the ends of streams, in the order asked.
 	Heads(ctx context.Context, streams []Stream) ([]Head, error)
+	// Snapshot returns the newest snapshot at or below a version of those kept for good, as the head of that time; the zero Head
+	// if there is none.
+	Snapshot(ctx context.Context, s Stream, version int64) (Head, error)
 	// Lookup returns the events with these ids, in no particular order; unknown ids are left out.
 	Lookup(ctx context.Context, ids []string) ([]Event, error)
 	// ReadAll yields all events of an aggregate type ("" = of every type) in Position order, an order that no later commit

@@ -61,18 +61,21 @@ func Between(ctx context.Context, store Store, s Stream, after, last int64) iter
 	}
 }
 
-// At folds an aggregate up to a version of its stream, from the head's snapshot where that is not newer. It returns an error
-// for a version that the stream has not reached.
+// At folds an aggregate up to a version of its stream, from the newest snapshot before it: however long the stream, it costs
+// about SnapshotEvery events. It returns an error for a version that the stream has not reached.
 func (d *Decider[S, C]) At(ctx context.Context, store Store, streamID string, version int64) (Root[S], error) {
 	s := Stream{Type: d.Type, ID: streamID}
 	heads, err := store.Heads(ctx, []Stream{s})
 	if err != nil {
 		return Root[S]{}, fmt.Errorf("%s at version %d: %w", s, version, err)
 	}
-	r := d.New()
-	if h := heads[0]; h.SnapshotVersion <= version {
-		r = d.restore(h)
+	from := heads[0]
+	if from.SnapshotVersion > version {
+		if from, err = store.Snapshot(ctx, s, version); err != nil {
+			return Root[S]{}, fmt.Errorf("%s at version %d: %w", s, version, err)
+		}
 	}
+	r := d.restore(from)
 	for e, err := range Between(ctx, store, s, r.Version, version) {
 		if err != nil {
 			return Root[S]{}, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/es"
 )
 
@@ -102,11 +103,11 @@ func TestAtEveryVersion(t *testing.T) {
 	})
 }
 
-// A long past is folded page by page; the present comes from the snapshot.
+// A long past is folded from the snapshot before it, or page by page where there is none that can be read.
 func TestAtReadsInPages(t *testing.T) {
 	eachStore(t, func(t *testing.T, store es.Store) {
 		const n = 1203
-		x := newExecutor(t, store, es.ExecutorOptions{})
+		x := newExecutor(t, store, es.ExecutorOptions{Batch: batch.Options{BatchMax: 250}})
 		id := uuid.NewString()
 		cmds := make([]es.Command[any], n)
 		for i := range cmds {
@@ -117,11 +118,18 @@ func TestAtReadsInPages(t *testing.T) {
 				t.Fatal(r.Err)
 			}
 		}
-		for version, want := range map[int64]pages{n: {loads: 0, most: 0}, n - 1: {loads: 3, most: 500}, 500: {loads: 1, most: 500}} {
+		for _, tc := range []struct {
+			snapshots   bool
+			version     int64
+			loads, most int
+		}{
+			{true, n, 0, 0}, {true, n - 1, 1, 202}, {true, 1000, 0, 0}, {true, 999, 1, 499}, {true, 500, 0, 0}, {true, 499, 1, 499},
+			{false, n, 3, 500}, {false, 500, 1, 500},
+		} {
 			p := &pages{Store: store}
-			r, err := purses(true).At(t.Context(), p, id, version)
-			if err != nil || r.State.Balance != version || p.loads != want.loads || p.most != want.most {
-				t.Errorf("at version %d: %+v (%v) by %d loads of up to %d events", version, r.State, err, p.loads, p.most)
+			r, err := purses(tc.snapshots).At(t.Context(), p, id, tc.version)
+			if err != nil || r.State.Balance != tc.version || p.loads != tc.loads || p.most != tc.most {
+				t.Errorf("%+v: %+v (%v) by %d loads of up to %d events", tc, r.State, err, p.loads, p.most)
 			}
 		}
 	})

@@ -29,6 +29,7 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"gives each item of a batch its own result", testBatch},
 		{"lets one of many concurrent writers through", testRace},
 		{"keeps snapshots with the head", testSnapshots},
+		{"keeps a snapshot of every so many versions for good", testKeptSnapshots},
 		{"looks events up by id", testLookup},
 		{"reads all in one order, without gaps, under concurrent writers", testReadAll},
 		{"reads all from a time", testReadSince},
@@ -232,22 +233,6 @@ func testRace(t *testing.T, s es.Store) {
 	}
 	if n := len(mustLoad(t, s, st, 0)); n != rounds {
 		t.Errorf("%d events, want %d", n, rounds)
-	}
-}
-
-func testSnapshots(t *testing.T, s es.Store) {
-	st, none := newStream(), newStream()
-	mustAppend(t, s, es.Append{Stream: st, Events: events(st, 0, 2), Snapshot: []byte("two")})
-	mustAppend(t, s, es.Append{Stream: st, Expected: 2, Events: events(st, 2, 1)})
-	heads, err := s.Heads(t.Context(), []es.Stream{none, st})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if heads[0].Version != 0 || heads[0].Snapshot != nil {
-		t.Errorf("unknown stream: %+v", heads[0])
-	}
-	if h := heads[1]; h.Version != 3 || string(h.Snapshot) != "two" || h.SnapshotVersion != 2 {
-		t.Errorf("head %+v, want version 3 with the snapshot of version 2", h)
 	}
 }
 

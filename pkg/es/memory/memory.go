@@ -21,7 +21,8 @@ type Store struct {
 
 type head struct {
 	es.Head
-	at []int // index into events, by version - 1
+	at   []int     // index into events, by version - 1
+	kept []es.Head // snapshots kept for good, oldest first
 }
 
 // New returns an empty store.
@@ -98,6 +99,9 @@ func (s *Store) append(streams []es.Append) error {
 		if a.Snapshot != nil {
 			h.Snapshot, h.SnapshotVersion = a.Snapshot, h.Version
 		}
+		if a.Kept() {
+			h.kept = append(h.kept, h.Head)
+		}
 	}
 	return nil
 }
@@ -137,6 +141,21 @@ func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, erro
 		heads[i] = s.head(st)
 	}
 	return heads, ctx.Err()
+}
+
+// Snapshot is es.Store's.
+func (s *Store) Snapshot(ctx context.Context, st es.Stream, version int64) (es.Head, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var newest es.Head
+	if h := s.heads[st]; h != nil {
+		for _, k := range h.kept {
+			if k.Version <= version {
+				newest = k
+			}
+		}
+	}
+	return newest, ctx.Err()
 }
 
 // Lookup is es.Store's.

@@ -265,6 +265,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 		events []es.Event
 		ends   = map[es.Stream]*es.Append{}
 		order  []es.Stream
+		kept   []*es.Append
 	)
 	position := log.position
 	for _, i := range accepted {
@@ -277,6 +278,9 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 				order = append(order, a.Stream)
 			}
 			ends[a.Stream] = a
+			if a.Kept() {
+				kept = append(kept, a)
+			}
 			for k := range a.Events {
 				position++
 				e := &a.Events[k]
@@ -292,6 +296,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 	}
 	c.queue(b, log.recordedAt)
 	queueEnds(b, order, ends)
+	queueKept(b, kept)
 	b.Queue("UPDATE es_log SET position = $1, recorded_at = $2", position, log.recordedAt)
 	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES ($1, $2, $3, $4)",
 		log.position+1, position, len(events), log.recordedAt)
@@ -347,6 +352,14 @@ func queueEnds(b *pgx.Batch, order []es.Stream, ends map[es.Stream]*es.Append) {
 	           snapshot = coalesce(excluded.snapshot, h.snapshot),
 	           snapshot_version = CASE WHEN excluded.snapshot IS NULL THEN h.snapshot_version ELSE excluded.snapshot_version END`,
 		types, ids, versions, snapshots)
+}
+
+// queueKept writes the snapshots that are kept for good.
+func queueKept(b *pgx.Batch, kept []*es.Append) {
+	for _, a := range kept { // one in es.SnapshotEvery events
+		b.Queue(`INSERT INTO es_snapshot (stream_type, stream_id, version, snapshot) VALUES ($1, $2, $3, $4)`,
+			a.Stream.Type, a.Stream.ID, a.Expected+int64(len(a.Events)), a.Snapshot)
+	}
 }
 
 // isConnection: the connection broke, so the server's answer is missing.

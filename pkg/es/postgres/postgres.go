@@ -102,6 +102,18 @@ func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, erro
 	return heads, Classify("read heads", err)
 }
 
+// Snapshot is es.Store's.
+func (s *Store) Snapshot(ctx context.Context, st es.Stream, version int64) (es.Head, error) {
+	var h es.Head
+	err := s.pool.QueryRow(ctx, `SELECT version, snapshot, version FROM es_snapshot
+		WHERE stream_id = $1 AND stream_type = $2 AND version <= $3 ORDER BY version DESC LIMIT 1`,
+		st.ID, st.Type, version).Scan(&h.Version, &h.Snapshot, &h.SnapshotVersion)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return es.Head{}, nil
+	}
+	return h, Classify("read snapshot", err)
+}
+
 // ReadAll is es.Store's. It reads in pages, so that memory stays bounded and no transaction stays open.
 func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
 	return func(yield func(es.Event, error) bool) {

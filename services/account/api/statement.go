@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -16,6 +17,9 @@ import (
 	"example.com/billing/services/account"
 	"example.com/billing/services/edge"
 )
+
+// statementEventsMax is how many events of the account a period may cover: summing them takes some seconds.
+const statementEventsMax = 250_000
 
 // Statement is what the first page of a statement found out, kept in the page token: however many pages follow and whatever
 // happens meanwhile, they are of one statement, and the period is summed once.
@@ -142,6 +146,9 @@ func (s *Server) versionBefore(ctx context.Context, id string, t time.Time) (int
 
 // sum adds up the period. A statement that does not add up is not shown.
 func (s *Server) sum(ctx context.Context, a found, st Statement) (Statement, error) {
+	if n := st.Last - st.After; n > statementEventsMax {
+		return st, rpc.Invalid(rpc.Violation{Field: "from", Rule: fmt.Sprintf("max_events:%d", statementEventsMax), Value: strconv.FormatInt(n, 10)})
+	}
 	first := true
 	for l, err := range s.postings(ctx, a.id, st.After, st.Last) {
 		if err != nil {

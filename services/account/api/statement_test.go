@@ -209,6 +209,16 @@ func TestStatementChecksItsRequest(t *testing.T) {
 	}
 }
 
+// A period of more events than a statement may cover is refused before they are read.
+func TestAStatementIsBounded(t *testing.T) {
+	h := newHarness(t)
+	a := found{h.open(account.User), account.Account{Version: 250_001}}
+	_, err := h.sum(t.Context(), a, Statement{Last: a.state.Version})
+	if e := rpc.ErrorOf(err); e.Reason != "INVALID_ARGUMENT" || e.Violations[0] != (rpc.Violation{Field: "from", Rule: "max_events:250000", Value: "250001"}) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Events that do not add up make no statement.
 func TestAStatementAddsUpOrIsNotShown(t *testing.T) {
 	h := newHarness(t)

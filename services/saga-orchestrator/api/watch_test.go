@@ -96,11 +96,14 @@ func (h *harness) instance(stop context.Context, a act) *instance {
 		h.t.Fatal(err)
 	}
 	actions := map[string]saga.Action{}
-	for _, name := range []string{
-		orchestrator.DebitSource, orchestrator.CreditDestination, orchestrator.CompleteTransaction,
-		orchestrator.CreditSourceRollback, orchestrator.FailTransaction, orchestrator.CompensateTransaction,
-	} {
-		actions[name] = func(context.Context, saga.Call) (saga.Answer, error) { return a(name), nil }
+	for _, d := range orchestrator.Definitions() {
+		names := append(d.StepNames(), d.OnFailed, d.OnCompensated)
+		for _, step := range d.Steps {
+			names = append(names, step.Compensation)
+		}
+		for _, name := range names {
+			actions[name] = func(context.Context, saga.Call) (saga.Answer, error) { return a(name), nil }
+		}
 	}
 	engine, err := saga.NewEngine(saga.Config{Registry: registry, Actions: actions, Store: h.store, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
