@@ -39,6 +39,16 @@ test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres 
 	@set -o pipefail; bin/testenv bin/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --jsonfile bin/test.json -- -race -timeout 9m work | tee bin/test.log; \
 	  code=$$?; echo; grep -oE '"Output":"(e2e|kafka): [^"\\]*' bin/test.json | cut -d'"' -f4; grep '^DONE' bin/test.log; exit $$code
 
+# How much bench-rebuild writes before it rebuilds.
+ACCOUNTS ?= 100000
+EVENTS ?= 1000000
+
+.PHONY: bench-rebuild
+bench-rebuild: ## Rebuild the list of ACCOUNTS accounts from EVENTS events while it is used, and check it
+	@go build -o bin/testenv ./deploy/local/cmd/testenv
+	@go build -o bin/bench-rebuild ./services/account/bench
+	@bin/testenv bin/bench-rebuild -accounts $(ACCOUNTS) -events $(EVENTS)
+
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
 
