@@ -2,6 +2,7 @@ package reconcile_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -78,16 +79,12 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, pool: pgtest.Pool(t), transactions: &settlement{open: map[string]bool{}}}
-	for _, m := range []struct {
-		apply func() error
-	}{
-		{func() error { return migrate.Up(t.Context(), w.pool, espg.Migrations, espg.MigrationsTable) }},
-		{func() error { return migrate.Up(t.Context(), w.pool, readmodel.Migrations, "account_migration") }},
-		{func() error { return migrate.Up(t.Context(), w.pool, job.Migrations, job.MigrationsTable) }},
-	} {
-		if err := m.apply(); err != nil {
-			t.Fatal(err)
-		}
+	if err := errors.Join(
+		migrate.Up(t.Context(), w.pool, espg.Migrations, espg.MigrationsTable),
+		migrate.Up(t.Context(), w.pool, readmodel.Migrations, "account_migration"),
+		migrate.Up(t.Context(), w.pool, job.Migrations, job.MigrationsTable),
+	); err != nil {
+		t.Fatal(err)
 	}
 	w.store = espg.New(w.pool, espg.Options{Inline: books.Inline})
 	var err error
