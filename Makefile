@@ -43,6 +43,16 @@ test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres 
 fuzz: bin/billing ## Fuzz the REST API by its OpenAPI document for DURATION (60s)
 	@DURATION=$(or $(DURATION),60s) deploy/scripts/fuzz.sh
 
+# How much bench-rebuild writes before it rebuilds.
+ACCOUNTS ?= 100000
+EVENTS ?= 1000000
+
+.PHONY: bench-rebuild
+bench-rebuild: ## Rebuild the list of ACCOUNTS accounts from EVENTS events while it is used, and check it
+	@go build -o bin/testenv ./deploy/local/cmd/testenv
+	@go build -o bin/bench-rebuild ./services/account/bench
+	@bin/testenv bin/bench-rebuild -accounts $(ACCOUNTS) -events $(EVENTS)
+
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
 

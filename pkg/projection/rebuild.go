@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/job"
@@ -65,8 +66,9 @@ func (f *Folded[S, C]) Rebuild(ctx context.Context, run *job.Run, source Source)
 		err = r.catchUp(ctx)
 	}
 	if err == nil {
-		// Dead versions out, statistics in: the new table begins as one that was long in use.
-		_, err = run.Conn.Exec(ctx, `VACUUM (ANALYZE) `+r.shadow)
+		// It has been written without a log, which everybody's commits would have had to wait for; now it is written once more,
+		// with one, and without the dead versions of its rows.
+		_, err = run.Conn.Exec(ctx, `ALTER TABLE `+r.shadow+` SET LOGGED; ANALYZE `+r.shadow)
 	}
 	if err == nil {
 		err = r.switchOver(ctx)
@@ -96,11 +98,11 @@ type place struct {
 
 // prepare makes the new table, and drops one that an earlier run left.
 func (r *rebuild[S, C]) prepare(ctx context.Context) error {
-	if _, err := r.run.Conn.Exec(ctx, `SET synchronous_commit = off`); err != nil { // the new table matters from the switch on
+	if _, err := r.run.Conn.Exec(ctx, `SET synchronous_commit = off`); err != nil { // nothing of it matters before the switch
 		return err
 	}
 	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+r.shadow+`; CREATE TABLE `+r.shadow+` (LIKE `+r.Table+` INCLUDING ALL);
+		if _, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+r.shadow+`; CREATE UNLOGGED TABLE `+r.shadow+` (LIKE `+r.Table+` INCLUDING ALL);
 			CREATE TEMP TABLE rebuild_young (id uuid PRIMARY KEY)`); err != nil {
 			return err
 		}
@@ -151,38 +153,70 @@ type beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// pass folds the events up to a position.
+// stretch is events that are written at once, and the position after them.
+type stretch struct {
+	events []es.Event
+	after  int64
+}
+
+// pass folds the events up to a position. The next ones are read while some are written.
 func (r *rebuild[S, C]) pass(ctx context.Context, db beginner, end int64) error {
-	var (
-		events []es.Event
-		size   int
-	)
-	flush := func(after int64) error {
-		if len(events) > 0 {
-			if err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return r.write(ctx, tx, events) }); err != nil {
+	ahead := make(chan stretch)
+	g, reading := errgroup.WithContext(ctx)
+	from := r.at.after
+	g.Go(func() error {
+		defer close(ahead)
+		return r.readAhead(reading, from, end, ahead)
+	})
+	g.Go(func() error {
+		for s := range ahead {
+			if len(s.events) > 0 {
+				if err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return r.write(ctx, tx, s.events) }); err != nil {
+					return err
+				}
+			}
+			r.at.Events += int64(len(s.events))
+			r.at.after = s.after
+			if err := r.run.Show(ctx, r.at.Rebuilt); err != nil {
 				return err
 			}
 		}
-		r.at.Events += int64(len(events))
-		r.at.after = after
-		events, size = events[:0], 0
-		return r.run.Show(ctx, r.at.Rebuilt)
+		return nil
+	})
+	return g.Wait()
+}
+
+// readAhead reads the events between two positions and hands them on.
+func (r *rebuild[S, C]) readAhead(ctx context.Context, from, end int64, ahead chan<- stretch) error {
+	var (
+		s    stretch
+		size int
+	)
+	send := func(after int64) error {
+		s.after = after
+		select {
+		case ahead <- s:
+			s, size = stretch{}, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	for e, err := range r.source.ReadAll(ctx, r.Decider.Type, es.From{After: r.at.after}) {
+	for e, err := range r.source.ReadAll(ctx, r.Decider.Type, es.From{After: from}) {
 		if err != nil {
 			return err
 		}
 		if e.Position > end {
 			break
 		}
-		events, size = append(events, e), size+len(e.Data)
-		if len(events) == batchMax || size >= batchBytesMax {
-			if err := flush(e.Position); err != nil {
+		s.events, size = append(s.events, e), size+len(e.Data)
+		if len(s.events) == batchMax || size >= batchBytesMax {
+			if err := send(e.Position); err != nil {
 				return err
 			}
 		}
 	}
-	return flush(end)
+	return send(end)
 }
 
 // write folds events into the new table: what its rows show already is dropped, what they lack is loaded.

@@ -10,10 +10,26 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// aloneLock waits, for as long as readers may be held up, until nobody uses the table.
+func (r *rebuild[S, C]) aloneLock() string {
+	return `SET LOCAL lock_timeout = '250ms'; LOCK TABLE ` + r.Table + ` IN ACCESS EXCLUSIVE MODE`
+}
+
+// probe fails while somebody reads the table for long: the switch would fail too, after the comparison.
+func (r *rebuild[S, C]) probe(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, r.aloneLock())
+		return err
+	})
+}
+
 // attempt is the transaction that switches. The first lock keeps the projection out: it waits for its transactions under way,
 // and new ones wait at their first statement, where they hold nothing that the second lock would wait for. The second one
 // keeps out readers too. Both give up soon: what queues behind a lock that is not had yet waits as long as it does.
 func (r *rebuild[S, C]) attempt(ctx context.Context) error {
+	if err := r.probe(ctx); err != nil {
+		return err
+	}
 	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; LOCK TABLE `+r.Table+` IN EXCLUSIVE MODE`); err != nil {
 			return err
@@ -33,7 +49,7 @@ func (r *rebuild[S, C]) attempt(ctx context.Context) error {
 		if err := r.compare(ctx, tx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '250ms'; LOCK TABLE `+r.Table+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+		if _, err := tx.Exec(ctx, r.aloneLock()); err != nil {
 			return err
 		}
 		if err := r.rename(ctx, tx); err != nil {

@@ -14,7 +14,7 @@ import (
 	"example.com/billing/services/account/books"
 )
 
-// numbers checks what an event says of itself, before it is folded: the figures of each kind of event that has any.
+// numbers checks what an event says of itself, before it is folded: here belongs each kind of event that has figures.
 func (c *checked) numbers(version int64, f es.Fact) {
 	switch f := f.(type) {
 	case account.BalanceChanged:
