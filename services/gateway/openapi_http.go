@@ -157,7 +157,12 @@ func (d *describer) stream(op *openapi3.Operation, done *openapi3.Response) {
 	done.Description = new("Server-sent events, as they happen: id is " + id + ", event its type, data a " + schema +
 		" as JSON on one line. A comment comes every 15 seconds. An answer that breaks off goes on with the Last-Event-ID header.")
 	example := fmt.Sprintf("retry: 1000\n\nid: 1\nevent: %s\ndata: %s\n\n", map[string]string{"RecordedEvent": "BalanceChanged", "SagaEntry": "step_completed"}[schema], data)
-	media := openapi3.NewMediaType().WithSchema(text()).WithExample("one event", example)
+	schemaOf := openapi3.NewObjectSchema().WithProperties(map[string]*openapi3.Schema{
+		"id": text().WithPattern("^[1-9][0-9]*$"), "event": text(), "data": text(),
+	})
+	schemaOf.Description = "One event; data is a " + schema + "."
+	schemaOf.Required = []string{"data", "event", "id"}
+	media := openapi3.NewMediaType().WithSchema(schemaOf).WithExample("one event", example)
 	media.Extensions = map[string]any{"x-data-schema": map[string]any{"$ref": "#/components/schemas/" + schema}}
 	done.Content = openapi3.Content{"text/event-stream": media}
 }
