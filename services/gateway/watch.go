@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -138,8 +137,8 @@ func afterOf(r *http.Request) (*int32, *rpc.Error) {
 	case value == "":
 		return nil, nil
 	}
-	n, err := strconv.ParseInt(value, 10, 32)
-	if err != nil || n < 0 {
+	n, ok := integer(value)
+	if !ok || n < 0 {
 		return nil, rpc.Invalid(rpc.Violation{Field: field, Rule: "integer", Value: value})
 	}
 	return new(int32(n)), nil
