@@ -141,7 +141,7 @@ func afterOf(r *http.Request) (*int32, *rpc.Error) {
 	if !ok || n < 0 {
 		return nil, rpc.Invalid(rpc.Violation{Field: field, Rule: "integer", Value: value})
 	}
-	return new(int32(n)), nil
+	return new(int32(n)), nil //nolint:gosec // integer reads 32 bits
 }
 
 // received is what a stream brought: an event, or how it ended; neither = its headers.
