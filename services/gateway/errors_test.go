@@ -94,6 +94,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"unknown on post", "POST", account + "?wait=5s", "{}", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "wait", Rule: "unknown", Value: "5s"}}},
 		{"parameter twice", "GET", account + "?ownerId=a&ownerId=b", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "once", Value: "a,b"}}},
 		{"parameter no number", "GET", account + "?pageSize=ten", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "pageSize", Rule: "integer", Value: "ten"}}},
+		{"parameter with a plus sign", "GET", account + "?pageSize=%2B10", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "pageSize", Rule: "integer", Value: "+10"}}},
 		{"parameter out of range", "GET", account + "?pageSize=201", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "pageSize", Rule: "range:1..200", Value: "201"}}},
 		{"parameter empty", "GET", account + "?ownerId=", "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerId", Rule: "required"}}},
 		{"parameter too long", "GET", account + "?ownerType=" + strings.Repeat("x", 65), "", nil, 400, "INVALID_ARGUMENT", []gateway.FieldError{{Field: "ownerType", Rule: "max_length:64", Value: strings.Repeat("x", 65)}}},

@@ -177,6 +177,9 @@ func pour[E, R any](b *backend, s grpc.ServerStreamingServer[R], request any, fr
 	if err := b.saw(s.Context(), request); err != nil {
 		return err
 	}
+	if err := s.SendHeader(nil); err != nil {
+		return err
+	}
 	for {
 		select {
 		case e, ok := <-from:

@@ -42,6 +42,12 @@ func TestSilentStreamIsOpen(t *testing.T) {
 		if r := g.first(t.Context(), make(chan received)); r.err != nil || time.Since(begun) != watchOpenTimeout {
 			t.Errorf("got %+v after %s", r, time.Since(begun))
 		}
+		begun = time.Now()
+		news := make(chan received, 1)
+		news <- received{} // its headers
+		if r := g.first(t.Context(), news); r.err != nil || time.Since(begun) != watchSettleTime {
+			t.Errorf("got %+v after %s", r, time.Since(begun))
+		}
 	})
 }
 

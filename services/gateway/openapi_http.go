@@ -31,7 +31,7 @@ func addComponents(c *openapi3.Components, catalog *rpc.Catalog) {
 			WithDescription("In place of idempotencyKey in the body. The same key with the same content has the effect of once.")},
 		"Wait": {Value: openapi3.NewQueryParameter("wait").WithSchema(text().WithPattern(waitPattern)).
 			WithDescription("Wait this long at most, 0s to 30s, for the end; the answer is 202 where it has not come.")},
-		"LastEventID": {Value: openapi3.NewHeaderParameter(lastEventID).WithSchema(openapi3.NewInt32Schema().WithMin(0)).
+		"LastEventID": {Value: openapi3.NewHeaderParameter(lastEventID).WithSchema(text().WithPattern(`^(0|[1-9][0-9]{0,9})$`)).
 			WithDescription("The id of the last event received. Wins over after; browsers send it when they come back.")},
 	}
 	c.Headers = openapi3.Headers{
@@ -154,10 +154,18 @@ func (d *describer) stream(op *openapi3.Operation, done *openapi3.Response) {
 		}})
 	}
 	data, _ := json.Marshal(d.examples[schema]) // it came from JSON
-	done.Description = new("Server-sent events, as they happen: id is " + id + ", event its type, data a " + schema +
+	done.Description = new("Server-sent events, as they happen, which the schema describes one of: id is " + id + ", event its type, data a " + schema +
 		" as JSON on one line. A comment comes every 15 seconds. An answer that breaks off goes on with the Last-Event-ID header.")
-	example := fmt.Sprintf("retry: 1000\n\nid: 1\nevent: %s\ndata: %s\n\n", map[string]string{"RecordedEvent": "BalanceChanged", "SagaEntry": "step_completed"}[schema], data)
-	media := openapi3.NewMediaType().WithSchema(text()).WithExample("one event", example)
+	example := map[string]any{"id": "2", "event": "step_completed", "data": string(data)}
+	if schema == "RecordedEvent" {
+		example["id"], example["event"] = "3", "BalanceChanged"
+	}
+	event := openapi3.NewObjectSchema().WithProperties(map[string]*openapi3.Schema{
+		"id": text().WithPattern("^[1-9][0-9]*$"), "event": text(), "data": text(),
+	})
+	event.Description = "One event; data is a " + schema + "."
+	event.Required = []string{"data", "event", "id"}
+	media := openapi3.NewMediaType().WithSchema(event).WithExample("one event", example)
 	media.Extensions = map[string]any{"x-data-schema": map[string]any{"$ref": "#/components/schemas/" + schema}}
 	done.Content = openapi3.Content{"text/event-stream": media}
 }

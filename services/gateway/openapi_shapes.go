@@ -108,7 +108,7 @@ var shapes = map[string]shape{
 		filled(1024)(s)
 		s.Pattern = tokenPattern
 	},
-	"consistencyToken": func(s *openapi3.Schema) { s.MinLength = 1 },
+	"consistencyToken": filled(4096),
 	"BatchRequest.transactions": func(s *openapi3.Schema) {
 		s.MinItems, s.MaxItems = 1, new(uint64(batchItemsMax))
 	},

@@ -56,13 +56,19 @@ func checkInteger(schema *openapi3.Schema) check {
 		highest = int64(*schema.Max)
 	}
 	return func(v *rpc.Fields, name, value string) {
-		switch n, err := strconv.ParseInt(value, 10, 32); {
-		case err != nil:
+		switch n, ok := integer(value); {
+		case !ok:
 			v.Add(name, "integer", value)
 		case n < lowest || n > highest:
 			v.Add(name, fmt.Sprintf("range:%d..%d", lowest, highest), value)
 		}
 	}
+}
+
+// integer reads an int32 as JSON would write it: no plus sign, no leading zeros.
+func integer(value string) (int64, bool) {
+	n, err := strconv.ParseInt(value, 10, 32)
+	return n, err == nil && strconv.FormatInt(n, 10) == value
 }
 
 // timestampShape is RFC 3339 to the letter, to the nanosecond; time.Parse lets some other forms pass.

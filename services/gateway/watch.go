@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,21 +21,25 @@ import (
 )
 
 const (
-	watchersMax       = 10_000           // watches that one gateway serves at a time
-	watchOpenTimeout  = time.Second      // a service that has said nothing for so long has nothing against the request
-	watchWriteTimeout = 10 * time.Second // a client that takes nothing for so long is gone
+	watchersMax       = 10_000                // watches that one gateway serves at a time
+	watchOpenTimeout  = time.Second           // a service that has said nothing for so long has nothing against the request
+	watchSettleTime   = 50 * time.Millisecond // after a service's headers: a refusal has them too, and comes right behind them
+	watchWriteTimeout = 10 * time.Second      // a client that takes nothing for so long is gone
 	heartbeatInterval = 15 * time.Second
 	lastEventID       = "Last-Event-ID"
 )
 
 // A watch is one kind of stream, answered as server-sent events.
 type watch struct {
-	open func(ctx context.Context, id string, after *int32) (stream, error)
+	open func(ctx context.Context, id string, after *int32) (*stream, error)
 	ends bool // a stream that ends has said everything; else it was cut off
 }
 
-// stream waits for the next event of a service's stream.
-type stream func() (happening, error)
+// stream is an open stream of a service.
+type stream struct {
+	header func() (metadata.MD, error) // blocks until the service has sent its headers, or ended without
+	next   func() (happening, error)
+}
 
 // happening is one event of a stream.
 type happening struct {
@@ -50,15 +53,15 @@ func watches(cfg Config) map[string]operation {
 	accounts, transactions := accountv1.NewAccountServiceClient(cfg.Account), transactionv1.NewTransactionServiceClient(cfg.Transaction)
 	sagas := sagav1.NewSagaServiceClient(cfg.Saga)
 	return map[string]operation{
-		"AccountService_WatchAccount": {watch: &watch{open: func(ctx context.Context, id string, after *int32) (stream, error) {
+		"AccountService_WatchAccount": {watch: &watch{open: func(ctx context.Context, id string, after *int32) (*stream, error) {
 			s, err := accounts.WatchAccount(ctx, &accountv1.WatchAccountRequest{AccountId: id, After: after})
 			return opened(s, err, func(r *accountv1.WatchAccountResponse) happening { return recorded(r.GetEvent()) })
 		}}},
-		"TransactionService_WatchTransaction": {watch: &watch{open: func(ctx context.Context, id string, after *int32) (stream, error) {
+		"TransactionService_WatchTransaction": {watch: &watch{open: func(ctx context.Context, id string, after *int32) (*stream, error) {
 			s, err := transactions.WatchTransaction(ctx, &transactionv1.WatchTransactionRequest{TransactionId: id, After: after})
 			return opened(s, err, func(r *transactionv1.WatchTransactionResponse) happening { return recorded(r.GetEvent()) })
 		}}},
-		"SagaService_WatchSaga": {watch: &watch{ends: true, open: func(ctx context.Context, id string, after *int32) (stream, error) {
+		"SagaService_WatchSaga": {watch: &watch{ends: true, open: func(ctx context.Context, id string, after *int32) (*stream, error) {
 			s, err := sagas.WatchSaga(ctx, &sagav1.WatchSagaRequest{SagaId: id, After: after})
 			return opened(s, err, func(r *sagav1.WatchSagaResponse) happening {
 				return happening{r.GetEntry().GetId(), r.GetEntry().GetType(), r.GetEntry()}
@@ -71,17 +74,17 @@ func recorded(e *eventv1.RecordedEvent) happening {
 	return happening{e.GetVersion(), e.GetEventType(), e}
 }
 
-func opened[R any](s grpc.ServerStreamingClient[R], err error, read func(*R) happening) (stream, error) {
+func opened[R any](s grpc.ServerStreamingClient[R], err error, read func(*R) happening) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() (happening, error) {
+	return &stream{header: s.Header, next: func() (happening, error) {
 		r, err := s.Recv()
 		if err != nil {
 			return happening{}, err
 		}
 		return read(r), nil
-	}, nil
+	}}, nil
 }
 
 // serveWatch answers with what a stream brings, as server-sent events, until it ends, the client goes away or the process is
@@ -134,31 +137,37 @@ func afterOf(r *http.Request) (*int32, *rpc.Error) {
 	case value == "":
 		return nil, nil
 	}
-	n, err := strconv.ParseInt(value, 10, 32)
-	if err != nil || n < 0 {
+	n, ok := integer(value)
+	if !ok || n < 0 {
 		return nil, rpc.Invalid(rpc.Violation{Field: field, Rule: "integer", Value: value})
 	}
-	return new(int32(n)), nil
+	return new(int32(n)), nil //nolint:gosec // integer reads 32 bits
 }
 
-// received is what a stream brought: an event, or how it ended; neither = nothing yet.
+// received is what a stream brought: an event, or how it ended; neither = its headers.
 type received struct {
 	event happening
 	err   error
 }
 
 // pump reads the stream until it ends or ctx does.
-func pump(ctx context.Context, next stream) <-chan received {
+func pump(ctx context.Context, s *stream) <-chan received {
 	news := make(chan received)
+	pass := func(r received) bool {
+		select {
+		case news <- r:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
 	go func() {
+		if header, _ := s.header(); len(header) > 0 && !pass(received{}) { // its error comes again with the first event
+			return
+		}
 		for {
-			event, err := next()
-			select {
-			case news <- received{event, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
+			event, err := s.next()
+			if !pass(received{event, err}) || err != nil {
 				return
 			}
 		}
@@ -166,19 +175,24 @@ func pump(ctx context.Context, next stream) <-chan received {
 	return news
 }
 
-// first is what the stream brings first, which decides the answer's status.
+// first is what the stream brings first, which decides the answer's status; nothing where it only waits for events.
 func (g *gateway) first(ctx context.Context, news <-chan received) received {
 	late := time.NewTimer(watchOpenTimeout)
 	defer late.Stop()
-	select {
-	case r := <-news:
-		return r
-	case <-late.C:
-		return received{}
-	case <-g.stopping:
-		return received{err: rpc.Fail(rpc.ReasonUnavailable, "The gateway is about to stop.").After(time.Second)}
-	case <-ctx.Done():
-		return received{err: ctx.Err()}
+	for {
+		select {
+		case r := <-news:
+			if r.err != nil || r.event.data != nil {
+				return r
+			}
+			late.Reset(watchSettleTime)
+		case <-late.C:
+			return received{}
+		case <-g.stopping:
+			return received{err: rpc.Fail(rpc.ReasonUnavailable, "The gateway is about to stop.").After(time.Second)}
+		case <-ctx.Done():
+			return received{err: ctx.Err()}
+		}
 	}
 }
 

@@ -13,6 +13,9 @@ if not os.path.exists(path):
 with open(path, encoding="utf-8") as f:
     report = json.load(f)
 cases, operations = report["test_cases"], report["operations"]
+never = [name for name, of in report["valid_rates"].items() if not any(phase["accepted"] for phase in of.values())]
+if never:
+    print(f"· none of the allowed requests was accepted: {', '.join(sorted(never))}")
 accepted = sum(phase["accepted"] for of in report["valid_rates"].values() for phase in of.values())
 print(
     f"fuzz: {cases['generated']} cases over {operations['tested']} operations in {seconds} s, {accepted} of the allowed ones accepted, "

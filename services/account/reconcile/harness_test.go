@@ -117,9 +117,10 @@ func (w *world) instance(jobs *job.Jobs) *api.Server {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = conn.Close() })
-	s := api.New(w.executor, w.model, w.pool, money.Default(), []byte("secret"))
-	s.Reconciler = reconcile.New(w.pool, jobs, clients.NewTransactions(conn))
-	return s
+	return api.New(api.Parts{
+		Executor: w.executor, Accounts: w.model, Pool: w.pool, Currencies: money.Default(), Secret: []byte("secret"),
+		Reconciler: reconcile.New(w.pool, jobs, clients.NewTransactions(conn)),
+	})
 }
 
 // do gives an account a command and projects what came of it. It fails the test from any goroutine.
