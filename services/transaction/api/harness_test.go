@@ -63,6 +63,7 @@ type harness struct {
 	*Server
 	t        *testing.T
 	store    es.Store
+	pool     *pgxpool.Pool // where the store is on Postgres, and asked for
 	accounts *accounts
 }
 
