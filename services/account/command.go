@@ -228,8 +228,12 @@ func (a Account) lacks(amount decimal.Decimal) *es.Refusal {
 	switch {
 	case a.MinBalance == nil || !after.LessThan(*a.MinBalance):
 		return nil
+	case a.MinBalance.IsZero() && a.Held.IsZero():
+		return es.Refuse("INSUFFICIENT_FUNDS", "The account holds %s %s, less than %s.", a.Format(a.Balance), a.Currency, a.Format(amount))
 	case a.MinBalance.IsZero():
 		return es.Refuse("INSUFFICIENT_FUNDS", "The account has %s %s available, less than %s.", a.Format(a.Available()), a.Currency, a.Format(amount))
+	case a.Held.IsZero():
+		return es.Refuse("MIN_BALANCE", "The balance would be %s %s, below the minimum of %s.", a.Format(after), a.Currency, a.Format(*a.MinBalance))
 	}
 	return es.Refuse("MIN_BALANCE", "The available balance would be %s %s, below the minimum of %s.", a.Format(after), a.Currency, a.Format(*a.MinBalance))
 }

@@ -79,9 +79,9 @@ func TestPlaceHold(t *testing.T) {
 		when            account.PlaceHold
 		reason, message string
 	}{
-		{"more than the balance", funded, place("100.01"), "INSUFFICIENT_FUNDS", "The account has 100.00 USD available, less than 100.01."},
+		{"more than the balance", funded, place("100.01"), "INSUFFICIENT_FUNDS", "The account holds 100.00 USD, less than 100.01."},
 		{"more than what is available", with(held(hold2, "60.00", "100.00", "60.00")), place("40.01"), "INSUFFICIENT_FUNDS", "The account has 40.00 USD available, less than 40.01."},
-		{"beyond the overdraft", []es.Fact{created(from("-10.00"))}, place("10.01"), "MIN_BALANCE", "The available balance would be -10.01 USD, below the minimum of -10.00."},
+		{"beyond the overdraft", []es.Fact{created(from("-10.00"))}, place("10.01"), "MIN_BALANCE", "The balance would be -10.01 USD, below the minimum of -10.00."},
 		{"no account", nil, place("1.00"), "ACCOUNT_NOT_FOUND", "There is no such account."},
 		{"suspended", with(status(account.Active, account.Suspended)), place("1.00"), "ACCOUNT_SUSPENDED", "The account is suspended."},
 		{"closing", []es.Fact{created(), status(account.Active, account.Closing)}, place("1.00"), "ACCOUNT_CLOSING", "The account is closing."},

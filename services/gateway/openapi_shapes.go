@@ -105,10 +105,10 @@ var shapes = map[string]shape{
 	"expectedVersion": atLeast(1), "version": atLeast(1), "after": atLeast(0), "SagaEntry.id": atLeast(1),
 	"pageSize": between(1, 200),
 	"pageToken": func(s *openapi3.Schema) {
-		filled(1024)(s)
+		upTo(1024)(s) // empty is the first page's: what the last page answers with may be sent
 		s.Pattern = tokenPattern
 	},
-	"consistencyToken": filled(4096),
+	"consistencyToken": upTo(4096),
 	"BatchRequest.transactions": func(s *openapi3.Schema) {
 		s.MinItems, s.MaxItems = 1, new(uint64(batchItemsMax))
 	},

@@ -131,14 +131,18 @@ func checkQuery(v *rpc.Fields, raw string, known map[string]check) url.Values {
 	return query
 }
 
-// waitPattern is a duration as the API writes it; time.ParseDuration takes more: signs, "1.s", "µs".
-const waitPattern = `^(0|([0-9]{1,18}(\.[0-9]{1,18})?(h|m|s|ms|us|ns))+)$`
+// waitPattern is a duration as the API writes it; time.ParseDuration takes more: signs, "1.s".
+const waitPattern = "^(0|([0-9]{1,18}(\\.[0-9]{1,18})?(h|m|s|ms|us|\u00b5s|\u03bcs|ns))+)$"
+
+// microseconds writes µ, in either of its forms, as the plain ASCII that gRPC metadata takes.
+var microseconds = strings.NewReplacer("\u00b5", "u", "\u03bc", "u")
 
 var waitShape = regexp.MustCompile(waitPattern)
 
 func checkWait(v *rpc.Fields, value string, caller *rpc.Caller) time.Duration {
 	caller.Wait = value
 	wait, err := caller.WaitFor(waitMax)
+	caller.Wait = microseconds.Replace(value)
 	switch {
 	case err != nil:
 		for _, violation := range rpc.ErrorOf(err).Violations {
