@@ -86,7 +86,7 @@ func TestWatch(t *testing.T) {
 		b := &backend{watching: make(chan *eventv1.RecordedEvent)}
 		f := watchAt(t, start(t, b)+path+"?after=1", "X-Correlation-ID", "c-1")
 		f.expect("retry: 1000\n") // before there is any event
-		if f.StatusCode != 200 || f.Header.Get("Content-Type") != "text/event-stream" || f.Header.Get("Cache-Control") != "no-cache" ||
+		if f.StatusCode != http.StatusOK || f.Header.Get("Content-Type") != "text/event-stream" || f.Header.Get("Cache-Control") != "no-cache" ||
 			f.Header.Get("X-Accel-Buffering") != "no" || f.Header.Get("X-Correlation-ID") != "c-1" {
 			t.Errorf("got %d %v", f.StatusCode, f.Header)
 		}
