@@ -13,7 +13,7 @@ const (
 	noLimitPattern = `^(-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?)?$` // "" takes a limit away
 	balancePattern = `^-?(0|[1-9][0-9]*)(\.[0-9]{1,18})?$`
 	codePattern    = `^[A-Z][A-Z0-9]{1,11}$`
-	pageTokenShape   = `^[A-Za-z0-9_-]*$`
+	base64URL      = `^[A-Za-z0-9_-]*$`
 )
 
 // shape narrows a schema down to what the services enforce, or always answer.
@@ -106,7 +106,7 @@ var shapes = map[string]shape{
 	"pageSize": between(1, 200),
 	"pageToken": func(s *openapi3.Schema) {
 		upTo(1024)(s) // empty is the first page's: what the last page answers with may be sent
-		s.Pattern = pageTokenShape
+		s.Pattern = base64URL
 	},
 	"consistencyToken": upTo(4096),
 	"BatchRequest.transactions": func(s *openapi3.Schema) {
