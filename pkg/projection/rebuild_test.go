@@ -313,6 +313,80 @@ func TestARebuildCatchesUp(t *testing.T) {
 	}
 }
 
+// What the projection writes once the last events are being folded waits for the switch, and then goes to the new table: written
+// to the old one it would be lost.
+func TestAWriteDuringTheSwitchIsNotLost(t *testing.T) {
+	f := openRebuilder(t)
+	s := newStream()
+	events := f.history(t, s, 4, 3)
+	if err := f.Handle(t.Context(), events[:3]); err != nil {
+		t.Fatal(err)
+	}
+	gate := newGated(f.store)
+	f.start(t, gate)
+	<-gate.reached // to catch up
+	gate.letOn <- struct{}{}
+	<-gate.reached // under the lock: which events there are is settled
+	if err := f.store.Append(t.Context(), es.Append{Stream: s, Expected: 3, Events: events[3:]}); err != nil {
+		t.Fatal(err)
+	}
+	handled := make(chan error, 1)
+	go func() { handled <- f.Handle(context.Background(), events[3:]) }()
+	for waits := false; !waits && len(handled) == 0; { // until it waits, or went through
+		if err := f.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'account'::regclass AND NOT granted)`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := f.row(t, s); r.Version != 3 {
+		t.Errorf("a reader beside it: %+v", r)
+	}
+	close(gate.letOn)
+	if st, d := f.end(t); st.Status != job.Done || d.Events != 3 {
+		t.Errorf("%+v", st)
+	}
+	if err := <-handled; err != nil {
+		t.Fatal(err)
+	}
+	if r := f.row(t, s); r.Version != 4 || r.State.Sum != 10 {
+		t.Errorf("after the switch: %+v", r)
+	}
+}
+
+// An attempt to switch that fails has folded nothing: the next one folds the same events again.
+func TestAFailedSwitchIsTakenBack(t *testing.T) {
+	f := openRebuilder(t)
+	s := newStream()
+	events := f.history(t, s, 3, 2)
+	gate := newGated(f.store)
+	f.start(t, gate)
+	<-gate.reached // to catch up; what comes now is folded by the attempt
+	if err := f.store.Append(t.Context(), es.Append{Stream: s, Expected: 2, Events: events[2:]}); err != nil {
+		t.Fatal(err)
+	}
+	gate.letOn <- struct{}{}
+	<-gate.reached // under the lock, where a reader comes that stays
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `SELECT FROM account`); err != nil {
+		t.Fatal(err)
+	}
+	gate.letOn <- struct{}{}
+	<-gate.reached // to catch up again: the attempt has failed
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(gate.letOn)
+	if st, d := f.end(t); st.Status != job.Done || d.Rows != 1 || d.Events != 3 {
+		t.Errorf("%+v", st)
+	}
+	if r := f.row(t, s); r.Version != 3 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A service that stops in the middle leaves the old table in use and a new one half done: the next rebuild begins anew.
 func TestARebuildSurvivesARestart(t *testing.T) {
 	f := openRebuilder(t)

@@ -227,6 +227,39 @@ func TestATransactionThatEndsMeanwhile(t *testing.T) {
 	}
 }
 
+// A rebuild that switches just as the check begins puts a new table in the list's place: to an older snapshot it would be empty.
+func TestASwitchAtTheBeginning(t *testing.T) {
+	s := newSmall(t)
+	s.exec(`UPDATE outbox_relay SET position = (SELECT position FROM es_log)`)
+	s.exec(`UPDATE es_event SET recorded_at = recorded_at - interval '2 minutes'`) // every row should be there
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE account_view IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reconciler.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for waits := false; !waits; {
+		if err := s.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'account_view'::regclass AND NOT granted)`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tx.Exec(t.Context(), `CREATE TABLE made (LIKE account_view INCLUDING ALL); INSERT INTO made SELECT * FROM account_view;
+		DROP TABLE account_view; ALTER TABLE made RENAME TO account_view`); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if state, report, err := s.Reconciler.Latest(t.Context(), 30*time.Second); err != nil || state.Status != job.Done || report.Found != 0 || report.Accounts != 3 {
+		t.Errorf("%+v, %+v, %v", state, report, err)
+	}
+}
+
 func TestWhatCannotBeCheckedFails(t *testing.T) {
 	s := newSmall(t)
 	s.transactions.fail = errors.New("not today")
