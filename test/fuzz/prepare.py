@@ -38,22 +38,21 @@ def move(path, source, destination, amount):
 
 
 def main():
-    bank, shop, alice, bob, closed = (
-        account("bank", "EXTERNAL"), account("shop", "SYSTEM"), account("alice", "USER"), account("bob", "USER"), account("carol", "USER"))
+    bank, shop, alice, bob = account("bank", "EXTERNAL"), account("shop", "SYSTEM"), account("alice", "USER"), account("bob", "USER")
+    spare = [account("carol", "USER") for _ in range(5)]  # to suspend and close
     transactions = [
         move("/api/v1/transactions/topup", bank, alice, "1000000.00"),
         move("/api/v1/transactions/topup", bank, bob, "1000.00"),
         move("/api/v1/transactions/transfer", alice, bob, "50.00"),
-        move("/api/v1/transactions/transfer", closed, bob, "50.00"),  # fails
+        move("/api/v1/transactions/transfer", spare[0], bob, "50.00"),  # fails
         move("/api/v1/transactions/withdraw", bob, bank, "30.00"),
     ]
     payments = [
         post("/api/v1/transactions/payment", customerAccountId=alice, merchantAccountId=shop, amount=amount, currency="USD")
-        for amount in ("500.00", "20.00")]
+        for amount in ["500.00"] * 10]
     holds = [
-        post("/api/v1/holds", accountId=alice, destinationAccountId=shop, amount="500.00", currency="USD"),
-        post("/api/v1/holds", accountId=alice, amount="1.00", currency="USD"),
-    ]
+        post("/api/v1/holds", accountId=alice, destinationAccountId=destination, amount="500.00", currency="USD")
+        for destination in [shop, bob] * 5]
     for payment in payments[:1]:
         if payment:
             transactions.append(post("/api/v1/transactions/refund", paymentId=payment["transactionId"], amount="1.00"))
@@ -63,7 +62,7 @@ def main():
     ids = [t["transactionId"] for t in transactions + payments if t]
     payment_ids, hold_ids = [p["transactionId"] for p in payments if p], [h["holdId"] for h in holds if h]
     known = {
-        "accountId": [alice, bob, shop, bank, closed], "sourceAccountId": [alice, bob, bank], "destinationAccountId": [bob, alice, bank, shop],
+        "accountId": [alice, bob, shop, bank, spare[0]], "sourceAccountId": [alice, bob, bank], "destinationAccountId": [bob, alice, bank, shop],
         "customerAccountId": [alice, bob], "merchantAccountId": [shop, bob],
         "transactionId": ids, "sagaId": ids, "paymentId": payment_ids, "holdId": hold_ids,
         "currency": ["USD"], "amount": ["0.01", "1.00", "2.5"],
@@ -73,9 +72,9 @@ def main():
         "/api/v1/transactions/withdraw": {"sourceAccountId": [alice, bob], "destinationAccountId": [bank]},
         "/api/v1/transactions/transfer": {"sourceAccountId": [alice], "destinationAccountId": [bob, shop]},
         "/api/v1/holds": {"accountId": [alice], "destinationAccountId": [shop]},
-        "/api/v1/holds/{holdId}/capture": {"destinationAccountId": [shop]},
+        "/api/v1/holds/{holdId}/capture": {"destinationAccountId": [shop, bob]},
     }
-    json.dump({"known": {name: values for name, values in known.items() if values}, "bodies": bodies}, sys.stdout)
+    json.dump({"known": {name: values for name, values in known.items() if values}, "bodies": bodies, "spare": spare}, sys.stdout)
 
 
 main()
