@@ -8,7 +8,7 @@ import (
 
 // The measurement, small: what it checks holds.
 func TestMeasure(t *testing.T) {
-	if err := measure(t.Context(), pgtest.DSN(t), 2_000, 20_000, t.Logf); err != nil {
+	if err := measure(t.Context(), pgtest.DSN(t), 1_000, 8_000, t.Logf); err != nil {
 		t.Fatal(err)
 	}
 }
