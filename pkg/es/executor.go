@@ -16,7 +16,7 @@ type Outcome[S any] struct {
 	State   S
 	Version int64
 	Events  []Event // stored by this command on its own stream
-	// Replayed: the key was used before; Events begins with the first event of the command that used it.
+	// Replayed: the key was used before, by another command; Events begins with the first event of the one that used it.
 	Replayed bool
 }
 
@@ -82,16 +82,29 @@ func (x *Executor[S, C]) Get(ctx context.Context, streamID string) (Outcome[S], 
 
 // GetAll reads several aggregates' present states, in the order asked.
 func (x *Executor[S, C]) GetAll(ctx context.Context, streamIDs []string) ([]Outcome[S], error) {
+	each, err := x.GetEach(ctx, streamIDs)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Outcome[S], len(each))
+	for i, r := range each {
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		out[i] = r.Value
+	}
+	return out, nil
+}
+
+// GetEach is GetAll with a result for each: one that cannot be read leaves the others alone.
+func (x *Executor[S, C]) GetEach(ctx context.Context, streamIDs []string) ([]batch.Result[Outcome[S]], error) {
 	loaded, err := x.load(ctx, streamIDs)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Outcome[S], len(loaded))
+	out := make([]batch.Result[Outcome[S]], len(loaded))
 	for i, l := range loaded {
-		if l.Err != nil {
-			return nil, l.Err
-		}
-		out[i] = Outcome[S]{State: l.Value.State, Version: l.Value.Version}
+		out[i].Value, out[i].Err = Outcome[S]{State: l.Value.State, Version: l.Value.Version}, l.Err
 	}
 	return out, nil
 }
@@ -371,7 +384,7 @@ func (x *Executor[S, C]) decide(cmds []Command[C], u *unit[S, C]) draft[S, C] {
 		root, stream := &d.after[at], u.streams[at]
 		first := EventID(stream, c.key(), 0)
 		if e, ok := u.prior[first]; ok {
-			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: []Event{e}, Replayed: true}
+			out.Value = Outcome[S]{State: root.State, Version: root.Version, Events: []Event{e}, Replayed: e.CausationID != c.ID}
 			continue
 		}
 		if events, ok := inGroup[first]; ok {

@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -26,6 +27,8 @@ type Folded[S, C any] struct {
 	Table   string
 	Decider *es.Decider[S, C] // with Snapshots
 	Write   func(ctx context.Context, tx pgx.Tx, table string, rows []Row[S]) error
+
+	waiting atomic.Int64 // calls of Wait
 }
 
 // Versions is Model's.

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,7 +16,11 @@ const (
 	waitMax       = 5 * time.Second
 	waitPause     = 5 * time.Millisecond
 	waitPauseMost = 250 * time.Millisecond
+	waitersMax    = 256 // at the same time, for one model: each looks again and again
 )
+
+// ErrBusy says that too many wait for a read model already.
+var ErrBusy = errors.New("too many wait for the read model")
 
 // BehindError says that a read model did not get to the versions waited for in time.
 type BehindError struct {
@@ -29,7 +34,7 @@ func (e *BehindError) Error() string {
 }
 
 // Wait returns when the rows show the streams at these versions or newer ones; streams of types that the model does not fold
-// are left aside. It waits for 5 s at most, then returns a *BehindError.
+// are left aside. It waits for 5 s at most, then returns a *BehindError; where too many wait already, ErrBusy.
 func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions map[es.Stream]int64) error {
 	var (
 		ids  []string
@@ -42,6 +47,10 @@ func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions ma
 	}
 	if len(ids) == 0 {
 		return nil
+	}
+	defer f.waiting.Add(-1)
+	if f.waiting.Add(1) > waitersMax {
+		return fmt.Errorf("wait for %s: %w", f.Table, ErrBusy)
 	}
 	over := time.NewTimer(waitMax)
 	defer over.Stop()

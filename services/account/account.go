@@ -56,7 +56,8 @@ type Account struct {
 	Holds      Holds            `json:"holds,omitzero"`       // at most HoldsMax
 	MinBalance *decimal.Decimal `json:"minBalance,omitempty"` // nil = no limit
 	MaxBalance *decimal.Decimal `json:"maxBalance,omitempty"`
-	Status     Status           `json:"status"` // empty = there is no such account
+	Status     Status           `json:"status"`           // empty = there is no such account
+	Before     Status           `json:"before,omitempty"` // of a closing account: what it was before
 	Metadata   map[string]any   `json:"metadata,omitempty"`
 	Request    string           `json:"requestHash"`
 	Version    int64            `json:"version"`
@@ -88,8 +89,8 @@ func Decider() *es.Decider[Account, Command] {
 				if err := json.Unmarshal(b, &s); err != nil {
 					return Account{}, fmt.Errorf("account snapshot: %w", err)
 				}
-				if s.Schema != snapshotSchema {
-					return Account{}, fmt.Errorf("account snapshot of schema %d, not %d", s.Schema, snapshotSchema)
+				if s.Schema < snapshotOldest || s.Schema > snapshotSchema {
+					return Account{}, fmt.Errorf("account snapshot of schema %d, not %d to %d", s.Schema, snapshotOldest, snapshotSchema)
 				}
 				return s.Account, nil
 			},
@@ -97,8 +98,12 @@ func Decider() *es.Decider[Account, Command] {
 	}
 }
 
-// snapshotSchema changes with the shape of Account: snapshots of another schema are thrown away.
-const snapshotSchema = 1
+// snapshotSchema changes with the shape of Account, new fields included: code of before must not take a snapshot that says more
+// than it reads; it folds the events. Snapshots from snapshotOldest on are read; what they lack is zero.
+const (
+	snapshotSchema = 2 // 2: holds
+	snapshotOldest = 1
+)
 
 type snapshot struct {
 	Schema int `json:"schema"`
@@ -125,6 +130,11 @@ func evolve(a Account, f es.Fact, o es.Occurred) Account {
 	case LimitsChanged:
 		a.MinBalance, a.MaxBalance = f.MinBalance.ptr(), f.MaxBalance.ptr()
 	case StatusChanged:
+		if f.NewStatus != Closing {
+			a.Before = ""
+		} else if f.PreviousStatus != Closing {
+			a.Before = f.PreviousStatus
+		}
 		a.Status = f.NewStatus
 	case PostingRefused, PostingCancelled: // registers: they change no balance
 	}

@@ -1,6 +1,8 @@
 package account
 
 import (
+	"fmt"
+
 	"github.com/shopspring/decimal"
 
 	"example.com/billing/pkg/es"
@@ -93,15 +95,15 @@ func (c ChangeStatus) SameAs(f StatusChanged) bool {
 }
 
 // FinishClosing ends the closing of an account that no transaction under way names: closed, or, where the last of them left
-// money on it, active again.
-type FinishClosing struct{}
+// money on it, what it was before. It is for the account as it was before that was asked: at any other version it does nothing.
+type FinishClosing struct{ Version int64 }
 
-func (FinishClosing) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
+func (c FinishClosing) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
 	switch {
-	case a.Status != Closing:
+	case a.Status != Closing || a.Version != c.Version:
 		return nil, nil
 	case !a.Balance.IsZero() || len(a.Holds) > 0:
-		return []es.Fact{StatusChanged{PreviousStatus: Closing, NewStatus: Active, Reason: "the last transactions left money on the account"}}, nil
+		return []es.Fact{StatusChanged{PreviousStatus: Closing, NewStatus: a.Before, Reason: "the last transactions left money on the account"}}, nil
 	}
 	return []es.Fact{StatusChanged{PreviousStatus: Closing, NewStatus: Closed, Reason: "no transaction is under way"}}, nil
 }
@@ -257,7 +259,10 @@ type Rollback struct {
 	HoldID       string // of a posting that captured: the hold, which holds the amount again
 }
 
-func (c Rollback) decide(a Account) ([]es.Fact, error) { //nolint:unparam // Command has the error
+func (c Rollback) decide(a Account) ([]es.Fact, error) {
+	if c.Direction != Debit && c.Direction != Credit {
+		return nil, fmt.Errorf("step %s of saga %s moved no money: nothing to roll back", c.Step, c.SagaID)
+	}
 	facts := []es.Fact{a.moved(c.SagaID, c.Step, c.Reason, c.Direction.Opposite(), c.Amount).capturing(a, c.HoldID)}
 	if a.Status == Closed {
 		facts = append(facts, StatusChanged{PreviousStatus: Closed, NewStatus: Suspended, Reason: "money came back by " + c.Step})

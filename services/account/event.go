@@ -19,12 +19,15 @@ const (
 	Hold   Direction = "HOLD" // it does not move: it is reserved, or given back
 )
 
-// Opposite is the other direction.
+// Opposite is the other direction; what does not move has none.
 func (d Direction) Opposite() Direction {
-	if d == Debit {
+	switch d {
+	case Debit:
 		return Credit
+	case Credit:
+		return Debit
 	}
-	return Debit
+	return d
 }
 
 // signed is the amount as a change of the balance.

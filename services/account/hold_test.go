@@ -197,6 +197,8 @@ func TestFinishClosing(t *testing.T) {
 	gone.Reason = "no transaction is under way"
 	kept := status(account.Closing, account.Active)
 	kept.Reason = "the last transactions left money on the account"
+	suspendedAgain := kept
+	suspendedAgain.NewStatus = account.Suspended
 	for _, tc := range []struct {
 		name  string
 		given []es.Fact
@@ -204,13 +206,17 @@ func TestFinishClosing(t *testing.T) {
 	}{
 		{"nothing on it", closing, []es.Fact{gone}},
 		{"money came back", append(closing[:2:2], back), []es.Fact{kept}},
+		{"money came back to what was suspended before", []es.Fact{created(), status(account.Active, account.Suspended), status(account.Suspended, account.Closing), status(account.Closing, account.Closing), back}, []es.Fact{suspendedAgain}},
 		{"active", []es.Fact{created()}, nil},
 		{"active again", append(closing[:2:2], status(account.Closing, account.Active)), nil},
 		{"closed", append(closing[:2:2], gone), nil},
 		{"no account", nil, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			estest.Given(t, account.Decider(), tc.given...).When(account.FinishClosing{}).Then(tc.then...)
+			finish := account.FinishClosing{Version: int64(len(tc.given))}
+			estest.Given(t, account.Decider(), tc.given...).When(finish).Then(tc.then...)
+			finish.Version-- // something has happened since: whether a transaction is under way was asked for another account
+			estest.Given(t, account.Decider(), tc.given...).When(finish).ThenNothing()
 		})
 	}
 }

@@ -93,7 +93,7 @@ func TestAccountProperties(t *testing.T) {
 			},
 			"finish closing": func(rt *rapid.T) {
 				before := w.root.State
-				w.do(rt, account.FinishClosing{})
+				w.do(rt, account.FinishClosing{Version: w.root.Version})
 				if now := w.root.State; now.Status == account.Closed && before.Status != account.Closed && (!now.Balance.IsZero() || len(w.holds) > 0) {
 					rt.Fatalf("closed with %s and %d holds", now.Balance, len(w.holds))
 				}

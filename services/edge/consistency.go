@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -75,6 +76,9 @@ func AwaitShown(ctx context.Context, wait func(context.Context, map[es.Stream]in
 		return nil
 	}
 	err := wait(ctx, versions)
+	if errors.Is(err, projection.ErrBusy) {
+		return rpc.Fail(rpc.ReasonOverloaded, "Too many requests wait for the list already.").After(time.Second).Because(err)
+	}
 	var behind *projection.BehindError
 	if errors.As(err, &behind) {
 		return rpc.Fail(rpc.ReasonDeadlineExceeded, "The list does not show yet what the consistency token stands for; ask again, or without the token.").Because(err)

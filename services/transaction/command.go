@@ -2,7 +2,6 @@ package transaction
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -49,7 +48,7 @@ func (c Request) decide(t Transaction) ([]es.Fact, error) {
 	case c.Checked != nil:
 		return nil, c.Checked
 	case c.PaymentID != "" || c.HoldID != "":
-		return nil, fmt.Errorf("a %s is decided together with what it is reserved on", c.Type)
+		return nil, defect("A %s is decided together with what it is reserved on.", c.Type)
 	}
 	return []es.Fact{c.fact(c.Amount)}, nil
 }
@@ -60,7 +59,7 @@ func (c Request) decidePair(t, on Transaction) (own, other []es.Fact, err error)
 	}
 	rule := map[Type]func(Transaction) *es.Refusal{Refund: c.refundable, Payment: c.capturable, Release: c.releasable}[c.Type]
 	if rule == nil {
-		return nil, nil, fmt.Errorf("a %s is reserved on nothing", c.Type)
+		return nil, nil, defect("A %s is reserved on nothing.", c.Type)
 	}
 	if r := rule(on); r != nil {
 		return nil, nil, r
@@ -211,6 +210,7 @@ func equalJSON(a, b map[string]any) bool {
 type Settle struct {
 	Status       Status // Completed, Failed or Compensated
 	SagaID       string
+	ReservedOn   string // the payment or hold that reserved for it; empty = none
 	ErrorReason  string
 	ErrorMessage string
 }
@@ -224,24 +224,27 @@ func (c Settle) decide(t Transaction) ([]es.Fact, error) {
 	case t.Ended():
 		return nil, es.Refuse("TRANSACTION_ENDED", "The transaction is %s; it cannot become %s.", t.Status, c.Status)
 	case endedNames[t.Type][c.Status] == "":
-		return nil, fmt.Errorf("a %s does not end as %q", t.Type, c.Status)
-	case t.ReservedOn() != "":
-		return nil, fmt.Errorf("the %s %s is ended together with what it is reserved on", t.Type, c.SagaID)
+		return nil, defect("A %s does not end as %q.", t.Type, c.Status)
+	case t.ReservedOn() != c.ReservedOn:
+		return nil, defect("The %s is reserved on %q, not on %q.", t.Type, t.ReservedOn(), c.ReservedOn)
 	}
 	return []es.Fact{c.fact(t)}, nil
 }
 
 func (c Settle) decidePair(t, on Transaction) (own, other []es.Fact, err error) {
-	if t.Exists() && !t.Ended() && t.ReservedOn() != "" && endedNames[t.Type][c.Status] != "" {
-		settled, err := on.settle(c.SagaID, t, c.Status)
-		if err != nil {
-			return nil, nil, err
-		}
-		return []es.Fact{c.fact(t)}, []es.Fact{settled}, nil
-	}
 	own, err = c.decide(t)
-	return own, nil, err
+	if err != nil || len(own) == 0 || c.ReservedOn == "" {
+		return own, nil, err
+	}
+	settled, err := on.settle(c.SagaID, t, c.Status)
+	if err != nil {
+		return nil, nil, err
+	}
+	return own, []es.Fact{settled}, nil
 }
+
+// defect refuses what only a mistake of ours asks for: asking again cannot help, and a person must look.
+func defect(format string, args ...any) error { return es.Refuse("INTERNAL", format, args...) }
 
 func (c Settle) fact(t Transaction) Ended {
 	return Ended{Type: t.Type, Status: c.Status, SagaID: c.SagaID, ErrorReason: c.ErrorReason, ErrorMessage: c.ErrorMessage}

@@ -70,12 +70,12 @@ func (t Transaction) reserve(r Reservation) Transaction {
 func (t Transaction) settle(id string, own Transaction, end Status) (es.Fact, error) {
 	if own.Type == Release {
 		if t.HoldStatus != HoldReleasing {
-			return nil, fmt.Errorf("hold %s is %s, and release %s ends", own.HoldID, t.HoldStatus, id)
+			return nil, defect("The hold %s is %s, and its release %s ends.", own.HoldID, t.HoldStatus, id)
 		}
 		return Released{TransactionID: id, Cause: own.Cause}, nil
 	}
 	if t.Reserved.LessThan(own.Amount) {
-		return nil, fmt.Errorf("%s %s has %s reserved, less than the %s of %s", t.Type, own.ReservedOn(), t.Reserved, own.Amount, id)
+		return nil, defect("The %s %s has %s reserved, less than the %s of %s.", t.Type, own.ReservedOn(), t.Reserved, own.Amount, id)
 	}
 	r := Reservation{On: t.Type, Step: Cancelled, TransactionID: id, Amount: own.Format(own.Amount)}
 	if end == Completed {

@@ -237,7 +237,7 @@ func TestRelease(t *testing.T) {
 				s.When(release(cause)).ThenNothing()
 				other := map[transaction.Cause]transaction.Cause{transaction.Void: transaction.Expiry, transaction.Expiry: transaction.Void}[cause]
 				s.When(release(other)).ThenRefused("HOLD_NOT_ACTIVE")
-				_, on = s.When(transaction.Settle{Status: transaction.Completed, SagaID: saga}).
+				_, on = s.When(transaction.Settle{Status: transaction.Completed, SagaID: saga, ReservedOn: holdID}).
 					Then(facts(transaction.Ended{Type: transaction.Release, Status: transaction.Completed, SagaID: saga}), facts(transaction.Released{TransactionID: saga, Cause: cause})).States()
 				want := map[transaction.Cause]transaction.HoldStatus{transaction.Void: transaction.HoldVoided, transaction.Expiry: transaction.HoldExpired}[cause]
 				if on.HoldStatus != want || !on.Remaining().IsZero() {
@@ -271,11 +271,14 @@ func TestSettleReserved(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := estest.GivenPair(t, transaction.Decider(), facts(tc.own), tc.on)
-			end := transaction.Settle{Status: tc.status, SagaID: saga, ErrorReason: "R", ErrorMessage: "m"}
+			end := transaction.Settle{Status: tc.status, SagaID: saga, ReservedOn: paymentID, ErrorReason: "R", ErrorMessage: "m"}
 			kind := transaction.Payment
 			if tc.holdStatus != "" {
-				kind = transaction.Hold
+				kind, end.ReservedOn = transaction.Hold, holdID
 			}
+			wrong := end
+			wrong.ReservedOn = otherID
+			s.When(wrong).ThenRefused("INTERNAL")
 			r := reservation(kind, tc.step, tc.own.Amount)
 			r.Final = tc.final
 			own, on := s.When(end).Then(
@@ -299,10 +302,8 @@ func TestSettleReserved(t *testing.T) {
 		}
 	})
 	t.Run("not what was never reserved", func(t *testing.T) {
-		then := estest.GivenPair(t, transaction.Decider(), facts(refundRequested("40.00", false)), paid()).When(transaction.Settle{Status: transaction.Completed, SagaID: saga})
-		if then.Err() == nil || es.RefusalOf(then.Err()) != nil {
-			t.Errorf("got %v", then.Err())
-		}
+		then := estest.GivenPair(t, transaction.Decider(), facts(refundRequested("40.00", false)), paid()).When(transaction.Settle{Status: transaction.Completed, SagaID: saga, ReservedOn: paymentID})
+		then.ThenRefused("INTERNAL")
 	})
 }
 
@@ -359,7 +360,7 @@ func TestReservationsNeverExceed(t *testing.T) {
 				i := rapid.IntRange(0, len(open)-1).Draw(rt, "which")
 				end := rapid.SampledFrom([]transaction.Status{transaction.Completed, transaction.Failed, transaction.Compensated}).Draw(rt, "end")
 				amount := open[i].State.Amount
-				if _, err := dec.ApplyPair(&open[i], &on, es.Stream{ID: "r"}, es.Stream{ID: "p"}, es.Command[transaction.Command]{ID: "s", Body: transaction.Settle{Status: end, SagaID: saga}}); err != nil {
+				if _, err := dec.ApplyPair(&open[i], &on, es.Stream{ID: "r"}, es.Stream{ID: "p"}, es.Command[transaction.Command]{ID: "s", Body: transaction.Settle{Status: end, SagaID: saga, ReservedOn: open[i].State.ReservedOn()}}); err != nil {
 					rt.Fatal(err)
 				}
 				reserved = reserved.Sub(amount)

@@ -132,8 +132,8 @@ func Decider() *es.Decider[Transaction, Command] {
 				if err := json.Unmarshal(b, &s); err != nil {
 					return Transaction{}, fmt.Errorf("transaction snapshot: %w", err)
 				}
-				if s.Schema != snapshotSchema {
-					return Transaction{}, fmt.Errorf("transaction snapshot of schema %d, not %d", s.Schema, snapshotSchema)
+				if s.Schema < snapshotOldest || s.Schema > snapshotSchema {
+					return Transaction{}, fmt.Errorf("transaction snapshot of schema %d, not %d to %d", s.Schema, snapshotOldest, snapshotSchema)
 				}
 				return s.Transaction, nil
 			},
@@ -141,8 +141,12 @@ func Decider() *es.Decider[Transaction, Command] {
 	}
 }
 
-// snapshotSchema changes with the shape of Transaction: snapshots of another schema are thrown away.
-const snapshotSchema = 1
+// snapshotSchema changes with the shape of Transaction, new fields included: code of before must not take a snapshot that says more
+// than it reads; it folds the events. Snapshots from snapshotOldest on are read; what they lack is zero.
+const (
+	snapshotSchema = 2 // 2: payments, refunds, holds
+	snapshotOldest = 1
+)
 
 type snapshot struct {
 	Schema int `json:"schema"`

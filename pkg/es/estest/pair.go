@@ -73,8 +73,5 @@ func (r *ThenPair[S]) ThenRefused(reason string) *ThenPair[S] {
 	return r
 }
 
-// Err is the command's error.
-func (r *ThenPair[S]) Err() error { return r.own.err }
-
 // States returns both states after the command.
 func (r *ThenPair[S]) States() (own, other S) { return r.own.state, r.other.state }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,6 +34,7 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"looks events up by id", testLookup},
 		{"reads all in one order, without gaps, under concurrent writers", testReadAll},
 		{"reads all from a time", testReadSince},
+		{"reads a clock behind which the past is complete", testClock},
 		{"refuses what is over a limit", testLimits},
 		{"keeps any text", testUnicode},
 		{"ends when the context ends", testCancelled},
@@ -319,6 +321,52 @@ func testReadSince(t *testing.T, s es.Store) {
 				t.Errorf("since the newest event: versions %v, want [%d]", got, v+1)
 			}
 			return
+		}
+	}
+}
+
+// testClock: what is recorded before a time of the clock is there to be read, and stays all there is, while writers commit.
+func testClock(t *testing.T, s es.Store) {
+	const writers, each, looks = 4, 20, 10
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			st := newStream()
+			for v := range int64(each) {
+				if err := s.Append(context.WithoutCancel(t.Context()), es.Append{Stream: st, Expected: v, Events: events(st, v, 1)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	before := func(at time.Time) (n int) {
+		for e, err := range s.ReadAll(t.Context(), "", es.From{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.RecordedAt.Before(at) {
+				n++
+			}
+		}
+		return n
+	}
+	type look struct {
+		at time.Time
+		n  int
+	}
+	var seen []look
+	for range looks {
+		at, err := s.Clock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, look{at, before(at)})
+	}
+	wg.Wait()
+	for _, l := range seen {
+		if n := before(l.at); n != l.n {
+			t.Errorf("%d events were recorded before %s, and %d later on", l.n, l.at, n)
 		}
 	}
 }

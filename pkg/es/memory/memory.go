@@ -132,6 +132,13 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) 
 	return events, ctx.Err()
 }
 
+// Clock is es.Store's.
+func (s *Store) Clock(ctx context.Context) (time.Time, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return time.Now().UTC(), ctx.Err()
+}
+
 // Heads is es.Store's.
 func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, error) {
 	s.mu.RLock()

@@ -178,8 +178,18 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 	)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	b.Queue("SELECT position, greatest(recorded_at, clock_timestamp()) FROM es_log FOR UPDATE").QueryRow(func(row pgx.Row) error {
+	b.Queue("SELECT position, recorded_at FROM es_log FOR UPDATE").QueryRow(func(row pgx.Row) error {
 		return row.Scan(&log.position, &log.recordedAt)
+	})
+	b.Queue("SELECT clock_timestamp()").QueryRow(func(row pgx.Row) error { // under the lock, not while waiting for it
+		var now time.Time
+		if err := row.Scan(&now); err != nil {
+			return err
+		}
+		if now.After(log.recordedAt) {
+			log.recordedAt = now
+		}
+		return nil
 	})
 	queueHeads(b, g.streams, heads)
 	b.Queue("SELECT event_id::text FROM es_event WHERE event_id = ANY($1::uuid[])", g.ids).Query(func(rows pgx.Rows) error {

@@ -74,6 +74,19 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) 
 		st.ID, st.Type, after, limit)
 }
 
+// Clock is es.Store's. It waits for the commit that holds the log's lock; those after it take their time later.
+func (s *Store) Clock(ctx context.Context) (time.Time, error) {
+	var recorded, now time.Time
+	b := &pgx.Batch{} // one transaction: the clock is read under the lock
+	b.Queue("SELECT recorded_at FROM es_log FOR SHARE").QueryRow(func(row pgx.Row) error { return row.Scan(&recorded) })
+	b.Queue("SELECT clock_timestamp()").QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
+	err := s.pool.SendBatch(ctx, b).Close()
+	if recorded.After(now) {
+		now = recorded.Add(time.Microsecond) // the clock went back; events go on at what was recorded last
+	}
+	return now.UTC(), Classify("read the clock", err)
+}
+
 // Lookup is es.Store's.
 func (s *Store) Lookup(ctx context.Context, ids []string) ([]es.Event, error) {
 	return s.query(ctx, "look up events", `SELECT position, recorded_at, payload FROM es_event WHERE event_id = ANY($1::uuid[])`, ids)

@@ -237,7 +237,7 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 	state := out.State
 	if state.Status == account.Closing && change.Status == account.Closed {
 		// If this does not work out the account is closing all the same, and is looked after from time to time.
-		if now, err := s.Closing.finish(ctx, id, edge.Origin(ctx)); err == nil && now != nil {
+		if now, err := s.Closing.finish(ctx, id, state, edge.Origin(ctx)); err == nil && now != nil {
 			state = *now
 		}
 	}

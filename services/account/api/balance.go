@@ -57,7 +57,7 @@ func balanceOf(id string, a account.Account) *accountv1.GetAccountBalanceRespons
 
 // atTime is an account as it was after the last event recorded at or before a time.
 func (s *Server) atTime(ctx context.Context, now found, at time.Time) (found, error) {
-	if err := s.notFuture(ctx, now, "at", at); err != nil {
+	if err := s.notFuture(ctx, "at", at); err != nil {
 		return found{}, err
 	}
 	version, err := es.VersionAt(ctx, s.Store, stream(now.id), at)
@@ -91,17 +91,20 @@ func (s *Server) findAccountAt(ctx context.Context, q cqrs.Message[FindAccountAt
 	return found{q.Body.AccountID, r.State}, err
 }
 
-// notFuture refuses a time that has not come yet, by this process's clock or by that of the account's newest event: the
-// store's clock may be ahead.
-func (s *Server) notFuture(ctx context.Context, now found, field string, t time.Time) error {
-	if !t.After(time.Now()) {
+// notFuture refuses a time that has not come yet by the store's clock: until then an answer could still change.
+func (s *Server) notFuture(ctx context.Context, field string, t time.Time) error {
+	now, err := s.Store.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	return notAfter(now, field, t)
+}
+
+func notAfter(now time.Time, field string, t time.Time) error {
+	if t.Before(now) { // at the very moment events may still come
 		return nil
 	}
-	newest, err := s.event(ctx, now.id, now.state.Version)
-	if err == nil && t.After(newest.RecordedAt) {
-		return rpc.Invalid(rpc.Violation{Field: field, Rule: "max:now", Value: t.Format(time.RFC3339Nano)})
-	}
-	return err
+	return rpc.Invalid(rpc.Violation{Field: field, Rule: "max:now", Value: t.Format(time.RFC3339Nano)})
 }
 
 // event reads one event of an account.

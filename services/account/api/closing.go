@@ -55,21 +55,31 @@ func (c *Closing) sweep(ctx context.Context) error {
 			return err
 		}
 		for _, a := range accounts {
-			if _, err := c.finish(ctx, a.AccountID, cqrs.Origin{TenantID: a.TenantID, Actor: edge.OwnActor}); err != nil {
-				return err
-			}
 			after = a.AccountID
+			if err := c.look(ctx, a); err != nil && ctx.Err() == nil { // the others may do better
+				c.Log.Warn("close account", "account", a.AccountID, "error", err)
+			}
 		}
 	}
 }
 
-// finish ends the closing if it can end now; nil = it cannot.
-func (c *Closing) finish(ctx context.Context, accountID string, origin cqrs.Origin) (*account.Account, error) {
+// look ends an account's closing if it can end now.
+func (c *Closing) look(ctx context.Context, a readmodel.Closing) error {
+	now, err := c.Executor.Get(ctx, a.AccountID)
+	if err != nil {
+		return err
+	}
+	_, err = c.finish(ctx, a.AccountID, now.State, cqrs.Origin{TenantID: a.TenantID, Actor: edge.OwnActor})
+	return err
+}
+
+// finish ends the closing of an account, as it was read before, if it can end now; nil = it cannot.
+func (c *Closing) finish(ctx context.Context, accountID string, was account.Account, origin cqrs.Origin) (*account.Account, error) {
 	open, err := c.Open(ctx, accountID)
 	if err != nil || len(open) > 0 {
 		return nil, err
 	}
-	m := cqrs.New(account.FinishClosing{}, origin)
+	m := cqrs.New(account.FinishClosing{Version: was.Version}, origin)
 	out, err := c.Executor.Execute(ctx, command(m.Info, accountID, "", false, m.Body))
 	if err != nil {
 		return nil, err

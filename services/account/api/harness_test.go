@@ -215,6 +215,11 @@ type fast struct {
 	ahead time.Duration
 }
 
+func (f fast) Clock(ctx context.Context) (time.Time, error) {
+	now, err := f.Store.Clock(ctx)
+	return now.Add(f.ahead), err
+}
+
 func (f fast) Load(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error) {
 	events, err := f.Store.Load(ctx, s, after, limit)
 	for i := range events {

@@ -165,8 +165,28 @@ func TestClosing(t *testing.T) {
 		if a := h.close(id); a.GetStatus() != "closing" {
 			t.Errorf("the account is %s", a.GetStatus())
 		}
-		if err := h.Closing.sweep(t.Context()); err == nil {
-			t.Error("the sweep says nothing")
+		if err := h.Closing.sweep(t.Context()); err != nil || h.close(id).GetStatus() != "closing" {
+			t.Errorf("closed without knowing (%v)", err)
+		}
+		*asked = nil
+		if err := h.Closing.sweep(t.Context()); err != nil || h.close(id).GetStatus() != "closed" {
+			t.Errorf("not closed (%v)", err)
+		}
+	})
+	t.Run("the answer is about the account as it was", func(t *testing.T) {
+		h, id, _, _ := newClosing(t)
+		drain(h, id, uuid.NewString())
+		h.Closing.Open = func(context.Context, string) ([]string, error) { // meanwhile it is used again, and told to close again
+			h.Closing.Open = func(context.Context, string) ([]string, error) { return []string{"some"}, nil }
+			for _, status := range []string{"active", "closed"} {
+				if _, err := h.ChangeAccountStatus(t.Context(), &accountv1.ChangeAccountStatusRequest{AccountId: id, Status: status, Reason: "again"}); err != nil {
+					t.Error(err)
+				}
+			}
+			return nil, nil
+		}
+		if a := h.close(id); a.GetStatus() != "closing" {
+			t.Errorf("the account is %s", a.GetStatus())
 		}
 	})
 	t.Run("with a hold, or money", func(t *testing.T) {
@@ -198,4 +218,17 @@ func reasonOf(err error) string {
 		return e.Reason
 	}
 	return ""
+}
+
+// A hold moved no money: it is given back by a release, and never by a rollback, which would take money for it.
+func TestAHoldIsNotRolledBack(t *testing.T) {
+	h, hold := newHarness(t), uuid.NewString()
+	id := h.funded("100.00")
+	h.want(h.post(onHold(ask(placing, hold, "place_hold", id, "30.00"), hold)), done, "")
+	h.want(h.post(undoing(hold, "place_hold", id)), undecidedOutcome, "INVALID_ARGUMENT")
+	h.has(id, "100.00", "30.00", "70.00")
+	release := uuid.NewString()
+	h.want(h.post(onHold(ask(releasing, release, "release_hold", id, ""), hold)), done, "")
+	h.want(h.post(undoing(release, "release_hold", id)), undecidedOutcome, "INVALID_ARGUMENT")
+	h.has(id, "100.00", "0.00", "100.00")
 }

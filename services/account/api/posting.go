@@ -31,13 +31,17 @@ func (s *Server) InspectAccounts(ctx context.Context, req *accountv1.InspectAcco
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	found, err := s.Executor.GetAll(ctx, ids)
+	found, err := s.Executor.GetEach(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
 	res := &accountv1.InspectAccountsResponse{}
 	for i, f := range found {
-		a := f.State
+		if f.Err != nil { // many callers' questions come in one request: the others get their answers
+			res.Accounts = append(res.Accounts, &accountv1.InspectedAccount{AccountId: ids[i], ErrorMessage: f.Err.Error()})
+			continue
+		}
+		a := f.Value.State
 		res.Accounts = append(res.Accounts, &accountv1.InspectedAccount{
 			AccountId: ids[i], Found: a.Exists(), AccountType: string(a.Type), Currency: a.Currency, Status: string(a.Status),
 		})
@@ -65,6 +69,10 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 		x := first[j]
 		r, err := register(out)
 		if x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && err == nil && r.Outcome == account.Done {
+			if r.Direction == account.Hold { // a hold is given back by a release
+				results[x.index] = undecided(rpc.Invalid(rpc.Violation{Field: "undoStep", Rule: "moved_money", Value: x.GetUndoStep()}))
+				continue
+			}
 			// What was done is there to be undone, by as much as its register says.
 			x.key = "rollback/" + x.sagaID + "/" + x.GetUndoStep() // a step is undone once, whatever the rollback is called
 			x.body = account.Rollback{

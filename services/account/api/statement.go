@@ -42,7 +42,6 @@ type sealed struct {
 
 // GetAccountStatement lists the postings of a period, oldest first, with its balances and sums.
 func (s *Server) GetAccountStatement(ctx context.Context, req *accountv1.GetAccountStatementRequest) (*accountv1.GetAccountStatementResponse, error) {
-	now := time.Now().UTC().Truncate(time.Microsecond) // before the account is read: what was recorded until now is in it
 	var v rpc.Fields
 	id := v.UUID("accountId", req.GetAccountId())
 	from, to := readTime(&v, "from", req.GetFrom()), readTime(&v, "to", req.GetTo())
@@ -61,7 +60,7 @@ func (s *Server) GetAccountStatement(ctx context.Context, req *accountv1.GetAcco
 	if req.GetPageToken() != "" {
 		st, err = s.resume(id, req.GetPageToken(), from, to)
 	} else {
-		st, err = s.begin(ctx, a, from, to, now)
+		st, err = s.begin(ctx, a, from, to)
 	}
 	if err != nil {
 		return nil, err
@@ -89,15 +88,16 @@ func (s *Server) GetAccountStatement(ctx context.Context, req *accountv1.GetAcco
 }
 
 // begin draws up the statement of a period: from the opening of the account unless given, until now unless given.
-func (s *Server) begin(ctx context.Context, a found, from, to *time.Time, now time.Time) (Statement, error) {
-	var (
-		st  Statement
-		err error
-	)
+func (s *Server) begin(ctx context.Context, a found, from, to *time.Time) (Statement, error) {
+	var st Statement
+	now, err := s.Store.Clock(ctx)
+	if err != nil {
+		return st, err
+	}
 	if st.To, st.Last, err = s.end(ctx, a, to, now); err != nil {
 		return st, err
 	}
-	if st.From, st.After, err = s.start(ctx, a, from); err != nil {
+	if st.From, st.After, err = s.start(ctx, a, from, now); err != nil {
 		return st, err
 	}
 	if st.To.Before(st.From) { // a from of this very moment
@@ -107,30 +107,27 @@ func (s *Server) begin(ctx context.Context, a found, from, to *time.Time, now ti
 }
 
 // start is where a period begins, and the version the account had before it.
-func (s *Server) start(ctx context.Context, a found, from *time.Time) (time.Time, int64, error) {
+func (s *Server) start(ctx context.Context, a found, from *time.Time, now time.Time) (time.Time, int64, error) {
 	if from == nil {
 		opened, err := s.event(ctx, a.id, 1)
 		return opened.RecordedAt, 0, err
 	}
-	if err := s.notFuture(ctx, a, "from", *from); err != nil {
+	if err := notAfter(now, "from", *from); err != nil {
 		return *from, 0, err
 	}
 	version, err := s.versionBefore(ctx, a.id, *from)
 	return *from, version, err
 }
 
-// end is where a period ends, and the version the account had then. One that ends now ends behind the account's newest event,
-// should the store's clock be ahead.
+// end is where a period ends, and the version the account had then. One that ends now leaves to the next what is recorded from
+// now on: periods that follow each other have every posting once.
 func (s *Server) end(ctx context.Context, a found, to *time.Time, now time.Time) (time.Time, int64, error) {
 	if to == nil {
-		newest, err := s.event(ctx, a.id, a.state.Version)
-		if err == nil && !newest.RecordedAt.Before(now) {
-			now = newest.RecordedAt.Add(time.Microsecond)
-		}
-		return now, a.state.Version, err
+		version, err := s.versionBefore(ctx, a.id, now)
+		return now, version, err
 	}
-	if err := s.notFuture(ctx, a, "to", *to); err != nil {
-		return *to, 0, err
+	if to.After(now) {
+		return *to, 0, notAfter(now, "to", *to)
 	}
 	version, err := s.versionBefore(ctx, a.id, *to)
 	if err == nil && version == 0 {

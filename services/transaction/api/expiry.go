@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/services/edge"
@@ -19,7 +21,10 @@ type Expiry struct {
 	Every  time.Duration // how often Run looks; 1 s
 }
 
-const expiryPageMax = 500
+const (
+	expiryPageMax = 500
+	expiryFlights = 64 // holds at the same time, for the executor to find in one group
+)
 
 // Run looks for expired holds from time to time, until ctx ends.
 func (x Expiry) Run(ctx context.Context) error {
@@ -47,12 +52,18 @@ func (x Expiry) sweep(ctx context.Context) error {
 		if err != nil || len(holds) == 0 {
 			return err
 		}
+		var g errgroup.Group
+		g.SetLimit(expiryFlights)
 		for _, h := range holds {
-			if err := x.expire(ctx, h); err != nil {
-				return err
-			}
-			after = h
+			g.Go(func() error {
+				if err := x.expire(ctx, h); err != nil && ctx.Err() == nil { // the others may do better
+					x.Log.Warn("expire hold", "hold", h.HoldID, "error", err)
+				}
+				return nil
+			})
 		}
+		_ = g.Wait()
+		after = holds[len(holds)-1]
 	}
 }
 

@@ -159,14 +159,14 @@ func (s *Server) listStuck(ctx context.Context, q cqrs.Message[ListStuck]) (stuc
 	for i, p := range places {
 		ids[i] = p.ID
 	}
-	found, err := s.Executor.GetAll(ctx, ids)
+	found, err := s.Executor.GetEach(ctx, ids)
 	if err != nil {
 		return stuckPage{}, err
 	}
 	out := stuckPage{places: places}
 	for i, f := range found {
-		if !f.State.Ended() {
-			out.entries = append(out.entries, readmodel.Entry{ID: ids[i], Transaction: f.State})
+		if f.Err == nil && !f.Value.State.Ended() { // one that cannot be read must not hide the others
+			out.entries = append(out.entries, readmodel.Entry{ID: ids[i], Transaction: f.Value.State})
 		}
 	}
 	return out, nil

@@ -71,7 +71,7 @@ func settleCommand(x *transactionv1.Settlement) (es.Command[transaction.Command]
 	if !ok {
 		v.Add("kind", "one_of:COMPLETE,FAIL,COMPENSATE", x.GetKind().String())
 	}
-	c := cqrs.New(transaction.Settle{Status: status, SagaID: id, ErrorReason: x.GetErrorReason(), ErrorMessage: x.GetErrorMessage()},
+	c := cqrs.New(transaction.Settle{Status: status, SagaID: id, ReservedOn: other, ErrorReason: x.GetErrorReason(), ErrorMessage: x.GetErrorMessage()},
 		cqrs.Origin{CorrelationID: x.GetCorrelationId(), TenantID: x.GetTenantId(), Actor: x.GetActor()})
 	md := c.Metadata()
 	md["sagaId"], md["step"] = id, x.GetStep()

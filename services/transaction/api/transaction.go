@@ -52,11 +52,11 @@ func New(p Parts, mw ...cqrs.Middleware) *Server {
 	s := &Server{Parts: p, commands: cqrs.NewBus(mw...), queries: cqrs.NewBus(mw...)}
 	cqrs.Handle(s.commands, s.requestTransaction)
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[FindTransaction]) (transaction.Transaction, error) {
-		out, err := p.Executor.Get(ctx, q.Body.TransactionID)
+		out, err := s.Executor.Get(ctx, q.Body.TransactionID)
 		return out.State, err
 	})
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[ListTransactions]) ([]readmodel.Entry, error) {
-		return p.List.List(ctx, q.Body.Filter)
+		return s.List.List(ctx, q.Body.Filter)
 	})
 	cqrs.Handle(s.queries, s.listStuck)
 	return s

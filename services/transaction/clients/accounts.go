@@ -57,6 +57,9 @@ func (a *Accounts) ask(ctx context.Context, pairs [][2]string) []batch.Result[[2
 		}
 		for j := range 2 {
 			x := res.GetAccounts()[2*i+j]
+			if x.GetErrorMessage() != "" {
+				results[i].Err = fmt.Errorf("inspect account %s: %s", ids[2*i+j], x.GetErrorMessage())
+			}
 			results[i].Value[j] = transaction.Side{Found: x.GetFound(), AccountType: x.GetAccountType(), Currency: x.GetCurrency(), Status: x.GetStatus()}
 		}
 	}

@@ -251,7 +251,9 @@ type InspectedAccount struct {
 	// Currency code.
 	Currency string `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
 	// active, suspended, closing or closed.
-	Status        string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	Status string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	// Why nothing is known of it; empty = it is as told.
+	ErrorMessage  string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -317,6 +319,13 @@ func (x *InspectedAccount) GetCurrency() string {
 func (x *InspectedAccount) GetStatus() string {
 	if x != nil {
 		return x.Status
+	}
+	return ""
+}
+
+func (x *InspectedAccount) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
 	}
 	return ""
 }
@@ -676,14 +685,15 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\vaccount_ids\x18\x01 \x03(\tR\n" +
 	"accountIds\"[\n" +
 	"\x17InspectAccountsResponse\x12@\n" +
-	"\baccounts\x18\x01 \x03(\v2$.billing.account.v1.InspectedAccountR\baccounts\"\x9e\x01\n" +
+	"\baccounts\x18\x01 \x03(\v2$.billing.account.v1.InspectedAccountR\baccounts\"\xc3\x01\n" +
 	"\x10InspectedAccount\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
 	"\x05found\x18\x02 \x01(\bR\x05found\x12!\n" +
 	"\faccount_type\x18\x03 \x01(\tR\vaccountType\x12\x1a\n" +
 	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x16\n" +
-	"\x06status\x18\x05 \x01(\tR\x06status\"\x83\x03\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12#\n" +
+	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\"\x83\x03\n" +
 	"\aPosting\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
