@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // violationsMax bounds how much of a bad request is reported.
@@ -75,6 +77,19 @@ func (f *Fields) MaxLen(field, value string, most int) {
 	case utf8.RuneCountInString(value) > most:
 		f.Add(field, "max_length:"+strconv.Itoa(most), value)
 	}
+}
+
+// Time reads an optional time; nil is none.
+func (f *Fields) Time(field string, value *timestamppb.Timestamp) *time.Time {
+	if value == nil {
+		return nil
+	}
+	if value.CheckValid() != nil {
+		f.Add(field, "timestamp", "")
+		return nil
+	}
+	at := value.AsTime()
+	return &at
 }
 
 // OneOf needs one of the values of a closed set.

@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/rpc"
@@ -19,7 +17,7 @@ import (
 func (s *Server) GetAccountBalance(ctx context.Context, req *accountv1.GetAccountBalanceRequest) (*accountv1.GetAccountBalanceResponse, error) {
 	var v rpc.Fields
 	id := v.UUID("accountId", req.GetAccountId())
-	at := readTime(&v, "at", req.GetAt())
+	at := v.Time("at", req.GetAt())
 	if req.Version != nil && req.GetVersion() < 1 {
 		v.Add("version", "min:1", strconv.Itoa(int(req.GetVersion())))
 	}
@@ -113,17 +111,4 @@ func (s *Server) event(ctx context.Context, id string, version int64) (es.Event,
 		return e, err
 	}
 	return es.Event{}, nil // not reachable: versions begin at 1
-}
-
-// readTime reads an optional time.
-func readTime(v *rpc.Fields, field string, t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	if t.CheckValid() != nil {
-		v.Add(field, "timestamp", "")
-		return nil
-	}
-	at := t.AsTime()
-	return &at
 }

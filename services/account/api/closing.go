@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/run"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/readmodel"
 	"example.com/billing/services/edge"
@@ -23,28 +24,16 @@ type Closing struct {
 	// Accounts lists closing accounts with ids above after.
 	Accounts func(ctx context.Context, after string, limit int) ([]readmodel.Closing, error)
 	Log      *slog.Logger
-	Every    time.Duration // how often Run looks; 2 s
 }
 
-const closingPageMax = 500
+const (
+	closingEvery   = 2 * time.Second
+	closingPageMax = 500
+)
 
 // Run looks through closing accounts from time to time, until ctx ends.
 func (c *Closing) Run(ctx context.Context) error {
-	if c.Every <= 0 {
-		c.Every = 2 * time.Second
-	}
-	t := time.NewTicker(c.Every)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if err := c.sweep(ctx); err != nil && ctx.Err() == nil {
-			c.Log.Warn("close accounts", "error", err)
-		}
-	}
+	return run.Every(ctx, closingEvery, c.Log, "close accounts", c.sweep)
 }
 
 // sweep goes through all closing accounts.

@@ -44,7 +44,7 @@ type sealed struct {
 func (s *Server) GetAccountStatement(ctx context.Context, req *accountv1.GetAccountStatementRequest) (*accountv1.GetAccountStatementResponse, error) {
 	var v rpc.Fields
 	id := v.UUID("accountId", req.GetAccountId())
-	from, to := readTime(&v, "from", req.GetFrom()), readTime(&v, "to", req.GetTo())
+	from, to := v.Time("from", req.GetFrom()), v.Time("to", req.GetTo())
 	if from != nil && to != nil && to.Before(*from) {
 		v.Add("to", "at_least:from", to.Format(time.RFC3339Nano))
 	}

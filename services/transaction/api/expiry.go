@@ -9,6 +9,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
 	"example.com/billing/services/edge"
 	"example.com/billing/services/transaction"
 	"example.com/billing/services/transaction/readmodel"
@@ -18,31 +19,17 @@ import (
 type Expiry struct {
 	Server *Server
 	Log    *slog.Logger
-	Every  time.Duration // how often Run looks; 1 s
 }
 
 const (
+	expiryEvery   = time.Second
 	expiryPageMax = 500
 	expiryFlights = 64 // holds at the same time, for the executor to find in one group
 )
 
 // Run looks for expired holds from time to time, until ctx ends.
 func (x Expiry) Run(ctx context.Context) error {
-	if x.Every <= 0 {
-		x.Every = time.Second
-	}
-	t := time.NewTicker(x.Every)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if err := x.sweep(ctx); err != nil && ctx.Err() == nil {
-			x.Log.Warn("expire holds", "error", err)
-		}
-	}
+	return run.Every(ctx, expiryEvery, x.Log, "expire holds", x.sweep)
 }
 
 // sweep asks for the release of every expired hold.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/shopspring/decimal"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/money"
@@ -53,7 +52,7 @@ func (s *Server) readFilter(ctx context.Context, v *rpc.Fields, req *transaction
 	f.Status = oneOf(v, "status", req.GetStatus(), transaction.Statuses())
 	f.Currency = oneOf(v, "currency", req.GetCurrency(), s.Currencies.Codes())
 	f.MinAmount, f.MaxAmount = readBound(v, "minAmount", req.GetMinAmount()), readBound(v, "maxAmount", req.GetMaxAmount())
-	f.From, f.To = readTime(v, "createdFrom", req.GetCreatedFrom()), readTime(v, "createdTo", req.GetCreatedTo())
+	f.From, f.To = v.Time("createdFrom", req.GetCreatedFrom()), v.Time("createdTo", req.GetCreatedTo())
 	return f
 }
 
@@ -84,18 +83,6 @@ func readBound(v *rpc.Fields, field, value string) *decimal.Decimal {
 		return nil
 	}
 	return &d
-}
-
-func readTime(v *rpc.Fields, field string, t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	if t.CheckValid() != nil {
-		v.Add(field, "timestamp", "")
-		return nil
-	}
-	at := t.AsTime()
-	return &at
 }
 
 // onlyStuck: the service's own tables can be filtered by account and type.

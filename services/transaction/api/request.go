@@ -18,9 +18,6 @@ import (
 	"example.com/billing/services/transaction"
 )
 
-// waitMax is the longest a caller may wait for a transaction to end.
-const waitMax = 30 * time.Second
-
 // read checks a request's shape and returns what it asks for; what is wrong is noted in v.
 type read func(ctx context.Context, v *rpc.Fields) (transaction.Request, error)
 
@@ -40,7 +37,7 @@ func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read r
 	if err != nil {
 		return "", transaction.Transaction{}, err
 	}
-	forEnd := waitTime(ctx, &v, wait)
+	forEnd := edge.Wait(ctx, &v, wait, 0)
 	if err := v.Err(); err != nil {
 		return "", transaction.Transaction{}, err
 	}
@@ -217,22 +214,6 @@ func readAmount(v *rpc.Fields, cur money.Currency, s string) decimal.Decimal {
 	var m *money.Error
 	if errors.As(err, &m) {
 		v.Add("amount", m.Rule, m.Value)
-	}
-	return d
-}
-
-// waitTime is how long the caller wants to wait, by the request or by its metadata.
-func waitTime(ctx context.Context, v *rpc.Fields, asked *durationpb.Duration) time.Duration {
-	if asked == nil {
-		d, err := rpc.CallerFrom(ctx).WaitFor(waitMax)
-		if err != nil {
-			v.Add("wait", "range:0s.."+waitMax.String(), rpc.CallerFrom(ctx).Wait)
-		}
-		return d
-	}
-	d := asked.AsDuration()
-	if asked.CheckValid() != nil || d < 0 || d > waitMax {
-		v.Add("wait", "range:0s.."+waitMax.String(), d.String())
 	}
 	return d
 }

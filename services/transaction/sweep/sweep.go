@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/run"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	"example.com/billing/services/transaction"
 )
@@ -34,20 +35,13 @@ func (s Sweep) Run(ctx context.Context) error {
 	if s.Age <= 0 {
 		s.Age = 15 * time.Second
 	}
-	t := time.NewTicker(s.Every)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if n, err := s.once(ctx); err != nil && ctx.Err() == nil {
-			s.Log.Warn("sweep", "error", err)
-		} else if n > 0 {
+	return run.Every(ctx, s.Every, s.Log, "sweep", func(ctx context.Context) error {
+		n, err := s.once(ctx)
+		if n > 0 {
 			s.Log.Warn("sweep started sagas whose trigger was lost", "count", n)
 		}
-	}
+		return err
+	})
 }
 
 // once goes through all pending transactions of that age.

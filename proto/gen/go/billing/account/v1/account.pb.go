@@ -448,7 +448,7 @@ type GetAccountBalanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.
 	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
-	// The balance after the last event recorded at or before this time, which may not lie in the future.
+	// The balance after the last event recorded at or before this time, which has to lie in the past of the store's clock.
 	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
 	// The balance after this many events of the account.
 	Version       *int32 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
@@ -731,7 +731,7 @@ type GetAccountStatementRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.
 	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
-	// Postings recorded at or after this time; from the opening of the account when absent.
+	// Postings recorded at or after this time; from the opening of the account when absent. A period has at most 250,000 events.
 	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	// Postings recorded before this time, which may not lie in the future; now when absent.
 	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`

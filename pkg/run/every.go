@@ -1,0 +1,24 @@
+package run
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Every calls f again and again, with a pause before each time, until ctx ends. What f could not do is logged as what, and left
+// for the next time.
+func Every(ctx context.Context, pause time.Duration, log *slog.Logger, what string, f func(context.Context) error) error {
+	t := time.NewTicker(pause)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			log.Warn(what, "error", err)
+		}
+	}
+}
