@@ -4,8 +4,12 @@ go 1.26.0
 
 require (
 	example.com/billing/deploy/local v0.0.0
+	example.com/billing/pkg v0.0.0
 	example.com/billing/proto/gen/go v0.0.0
+	example.com/billing/services/account v0.0.0
 	example.com/billing/services/edge v0.0.0
+	example.com/billing/services/saga-orchestrator v0.0.0
+	example.com/billing/services/transaction v0.0.0
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
@@ -19,16 +23,13 @@ require (
 	google.golang.org/protobuf v1.36.12
 	k8s.io/api v0.37.2
 	k8s.io/apimachinery v0.37.2
+	pgregory.net/rapid v1.3.0
 	sigs.k8s.io/kustomize/api v0.21.2
 	sigs.k8s.io/kustomize/kyaml v0.21.2
 )
 
 require (
-	example.com/billing/pkg v0.0.0 // indirect
-	example.com/billing/services/account v0.0.0 // indirect
 	example.com/billing/services/gateway v0.0.0 // indirect
-	example.com/billing/services/saga-orchestrator v0.0.0 // indirect
-	example.com/billing/services/transaction v0.0.0 // indirect
 	github.com/IBM/sarama v1.61.1 // indirect
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/alecthomas/kong v1.17.0 // indirect
