@@ -29,6 +29,7 @@ func rpcs() map[string]struct {
 		req, to proto.Message
 	}
 	const a, t, s = "/billing.account.v1.AccountService/", "/billing.transaction.v1.TransactionService/", "/billing.saga.v1.SagaService/"
+	const h, b = "/billing.transaction.v1.HoldService/", "/billing.account.v1.BooksService/"
 	return map[string]m{
 		a + "CreateAccount":       {now.account, &accountv1.CreateAccountRequest{}, &accountv1.CreateAccountResponse{}},
 		a + "GetAccount":          {now.account, &accountv1.GetAccountRequest{}, &accountv1.GetAccountResponse{}},
@@ -38,6 +39,18 @@ func rpcs() map[string]struct {
 		t + "Topup":               {now.transaction, &transactionv1.TopupRequest{}, &transactionv1.TopupResponse{}},
 		t + "Withdraw":            {now.transaction, &transactionv1.WithdrawRequest{}, &transactionv1.WithdrawResponse{}},
 		t + "Transfer":            {now.transaction, &transactionv1.TransferRequest{}, &transactionv1.TransferResponse{}},
+		a + "GetAccountBalance":   {now.account, &accountv1.GetAccountBalanceRequest{}, &accountv1.GetAccountBalanceResponse{}},
+		a + "GetAccountHistory":   {now.account, &accountv1.GetAccountHistoryRequest{}, &accountv1.GetAccountHistoryResponse{}},
+		a + "GetAccountStatement": {now.account, &accountv1.GetAccountStatementRequest{}, &accountv1.GetAccountStatementResponse{}},
+		b + "Reconcile":           {now.account, &accountv1.ReconcileRequest{}, &accountv1.ReconcileResponse{}},
+		t + "Pay":                 {now.transaction, &transactionv1.PayRequest{}, &transactionv1.PayResponse{}},
+		t + "Refund":              {now.transaction, &transactionv1.RefundRequest{}, &transactionv1.RefundResponse{}},
+		t + "Batch":               {now.transaction, &transactionv1.BatchRequest{}, &transactionv1.BatchResponse{}},
+		h + "PlaceHold":           {now.transaction, &transactionv1.PlaceHoldRequest{}, &transactionv1.PlaceHoldResponse{}},
+		h + "GetHold":             {now.transaction, &transactionv1.GetHoldRequest{}, &transactionv1.GetHoldResponse{}},
+		h + "ListHolds":           {now.transaction, &transactionv1.ListHoldsRequest{}, &transactionv1.ListHoldsResponse{}},
+		h + "CaptureHold":         {now.transaction, &transactionv1.CaptureHoldRequest{}, &transactionv1.CaptureHoldResponse{}},
+		h + "VoidHold":            {now.transaction, &transactionv1.VoidHoldRequest{}, &transactionv1.VoidHoldResponse{}},
 		t + "GetTransaction":      {now.transaction, &transactionv1.GetTransactionRequest{}, &transactionv1.GetTransactionResponse{}},
 		t + "ListTransactions":    {now.transaction, &transactionv1.ListTransactionsRequest{}, &transactionv1.ListTransactionsResponse{}},
 		s + "GetSaga":             {now.saga, &sagav1.GetSagaRequest{}, &sagav1.GetSagaResponse{}},
@@ -49,6 +62,8 @@ const (
 	accounts     = "/billing.account.v1.AccountService/"
 	transactions = "/billing.transaction.v1.TransactionService/"
 	sagas        = "/billing.saga.v1.SagaService/"
+	holds        = "/billing.transaction.v1.HoldService/"
+	books        = "/billing.account.v1.BooksService/"
 )
 
 // Every refusal, over REST and gRPC: the same reason, the right status, the field where there is one, and nothing written.
@@ -63,6 +78,41 @@ func TestRefusals(t *testing.T) {
 	used := order(user, other, "1.00")
 	must(t, http.StatusOK, "POST", "/api/v1/transactions/transfer?wait=30s", used)
 	unknown := uuid.NewString()
+	transferred := must(t, http.StatusOK, "POST", "/api/v1/transactions/transfer?wait=30s", used)["transactionId"].(string)
+	payment, held, gone := pay(t, user, other, "10.00"), hold(t, user, other, "5.00"), hold(t, user, other, "1.00")
+	must(t, http.StatusOK, "POST", "/api/v1/holds/"+gone+"/void?wait=30s", nil)
+	holding := open(t, "USER", "minBalance", "-5.00")
+	anyone := must(t, http.StatusOK, "POST", "/api/v1/holds?wait=30s", object{"idempotencyKey": uuid.NewString(), "accountId": holding, "amount": "1.00", "currency": "USD"})["holdId"].(string)
+	paying := func(change object) object {
+		o := object{"idempotencyKey": uuid.NewString(), "customerAccountId": user, "merchantAccountId": other, "amount": "1.00", "currency": "USD"}
+		for k, v := range change {
+			if o[k] = v; v == nil {
+				delete(o, k)
+			}
+		}
+		return o
+	}
+	refunding := func(change object) object {
+		o := object{"idempotencyKey": uuid.NewString(), "paymentId": payment, "amount": "1.00"}
+		for k, v := range change {
+			o[k] = v
+		}
+		return o
+	}
+	holdingOn := func(change object) object {
+		o := object{"idempotencyKey": uuid.NewString(), "accountId": user, "amount": "1.00", "currency": "USD"}
+		for k, v := range change {
+			o[k] = v
+		}
+		return o
+	}
+	capturing := func(change object) object {
+		o := object{"idempotencyKey": uuid.NewString(), "amount": "1.00"}
+		for k, v := range change {
+			o[k] = v
+		}
+		return o
+	}
 
 	// with is a transfer with some keys changed; nil removes one.
 	with := func(change object) object {
@@ -161,6 +211,51 @@ func TestRefusals(t *testing.T) {
 		{"limit's digits", accounts + "ChangeAccountLimits", "PATCH /api/v1/accounts/" + user + "/limits", object{"maxBalance": "1.001", "reason": "r"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "maxBalance"},
 		{"account filter", accounts + "ListAccounts", "GET /api/v1/accounts?accountType=BANK", object{"accountType": "BANK"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "accountType"},
 		{"no reason", accounts + "ChangeAccountStatus", "PATCH /api/v1/accounts/" + user + "/status", object{"status": "suspended"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "reason"},
+		// payments and refunds
+		{"payment to external", transactions + "Pay", "payment", paying(object{"merchantAccountId": bank}), 422, codes.FailedPrecondition, "ACCOUNT_TYPE_NOT_ALLOWED", ""},
+		{"payment to oneself", transactions + "Pay", "payment", paying(object{"merchantAccountId": user}), 422, codes.FailedPrecondition, "SAME_ACCOUNT", ""},
+		{"payment without a merchant", transactions + "Pay", "payment", paying(object{"merchantAccountId": nil}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "merchantAccountId"},
+		{"payment with a transfer's key", transactions + "Pay", "payment", paying(object{"idempotencyKey": used["idempotencyKey"]}), 409, codes.AlreadyExists, "IDEMPOTENCY_CONFLICT", ""},
+		{"refund of nothing known", transactions + "Refund", "refund", refunding(object{"paymentId": unknown}), 404, codes.NotFound, "TRANSACTION_NOT_FOUND", ""},
+		{"refund of a transfer", transactions + "Refund", "refund", refunding(object{"paymentId": transferred}), 422, codes.FailedPrecondition, "NOT_REFUNDABLE", ""},
+		{"refund of a hold", transactions + "Refund", "refund", refunding(object{"paymentId": held}), 422, codes.FailedPrecondition, "NOT_REFUNDABLE", ""},
+		{"refund of too much", transactions + "Refund", "refund", refunding(object{"amount": "10.01"}), 422, codes.FailedPrecondition, "REFUND_EXCEEDS_PAYMENT", ""},
+		{"refund of zero", transactions + "Refund", "refund", refunding(object{"amount": "0.00"}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "amount"},
+		{"refund's digits", transactions + "Refund", "refund", refunding(object{"amount": "0.001"}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "amount"},
+		{"refund without a payment", transactions + "Refund", "refund", refunding(object{"paymentId": ""}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "paymentId"},
+		{"empty batch", transactions + "Batch", "batch", object{"transactions": []object{}}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "transactions"},
+		// holds
+		{"hold on external", holds + "PlaceHold", "POST /api/v1/holds", holdingOn(object{"accountId": bank}), 422, codes.FailedPrecondition, "ACCOUNT_TYPE_NOT_ALLOWED", ""},
+		{"hold on a suspended account", holds + "PlaceHold", "POST /api/v1/holds", holdingOn(object{"accountId": suspended}), 422, codes.FailedPrecondition, "ACCOUNT_SUSPENDED", ""},
+		{"hold that has expired", holds + "PlaceHold", "POST /api/v1/holds", holdingOn(object{"expiresAt": "2020-01-01T00:00:00Z"}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "expiresAt"},
+		{"hold for too long", holds + "PlaceHold", "POST /api/v1/holds", holdingOn(object{"expiresAt": "2999-01-01T00:00:00Z"}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "expiresAt"},
+		{"unknown hold", holds + "GetHold", "GET /api/v1/holds/" + unknown, object{"holdId": unknown}, 404, codes.NotFound, "HOLD_NOT_FOUND", ""},
+		{"a payment is no hold", holds + "GetHold", "GET /api/v1/holds/" + payment, object{"holdId": payment}, 404, codes.NotFound, "HOLD_NOT_FOUND", ""},
+		{"hold filter", holds + "ListHolds", "GET /api/v1/holds?status=lost", object{"status": "lost"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
+		{"capture of an unknown hold", holds + "CaptureHold", "POST /api/v1/holds/" + unknown + "/capture", capturing(nil), 404, codes.NotFound, "HOLD_NOT_FOUND", ""},
+		{"capture of too much", holds + "CaptureHold", "POST /api/v1/holds/" + held + "/capture", capturing(object{"amount": "5.01"}), 422, codes.FailedPrecondition, "CAPTURE_EXCEEDS_HOLD", ""},
+		{"capture of what was voided", holds + "CaptureHold", "POST /api/v1/holds/" + gone + "/capture", capturing(nil), 422, codes.FailedPrecondition, "HOLD_NOT_ACTIVE", ""},
+		{"capture for somebody else", holds + "CaptureHold", "POST /api/v1/holds/" + held + "/capture", capturing(object{"destinationAccountId": bank}), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "destinationAccountId"},
+		{"capture for nobody", holds + "CaptureHold", "POST /api/v1/holds/" + anyone + "/capture", capturing(nil), 400, codes.InvalidArgument, "INVALID_ARGUMENT", "destinationAccountId"},
+		{"void of an unknown hold", holds + "VoidHold", "POST /api/v1/holds/" + unknown + "/void", object{}, 404, codes.NotFound, "HOLD_NOT_FOUND", ""},
+		{"close with a hold", accounts + "ChangeAccountStatus", "PATCH /api/v1/accounts/" + holding + "/status", object{"status": "closed", "reason": "r"}, 422, codes.FailedPrecondition, "HOLDS_OPEN", ""},
+		{"closing cannot be asked for", accounts + "ChangeAccountStatus", "PATCH /api/v1/accounts/" + user + "/status", object{"status": "closing", "reason": "r"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
+		// the past, and the proofs
+		{"balance of the future", accounts + "GetAccountBalance", "GET /api/v1/accounts/" + user + "/balance?at=2999-01-01T00:00:00Z", object{"at": "2999-01-01T00:00:00Z"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "at"},
+		{"balance before there was one", accounts + "GetAccountBalance", "GET /api/v1/accounts/" + user + "/balance?at=2020-01-01T00:00:00Z", object{"at": "2020-01-01T00:00:00Z"}, 404, codes.NotFound, "ACCOUNT_NOT_FOUND", ""},
+		{"balance at a version to come", accounts + "GetAccountBalance", "GET /api/v1/accounts/" + user + "/balance?version=9999", object{"version": 9999}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "version"},
+		{"balance at no time", "", "GET /api/v1/accounts/" + user + "/balance?at=yesterday", nil, 400, 0, "INVALID_ARGUMENT", "at"},
+		{"statement that ends before it begins", accounts + "GetAccountStatement", "GET /api/v1/accounts/" + user + "/statement?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", object{"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "to"},
+		{"history of nobody", accounts + "GetAccountHistory", "GET /api/v1/accounts/" + unknown + "/history", object{"accountId": unknown}, 404, codes.NotFound, "ACCOUNT_NOT_FOUND", ""},
+		{"watch of nobody", "", "GET /api/v1/accounts/" + unknown + "/watch", nil, 404, 0, "ACCOUNT_NOT_FOUND", ""},
+		{"watch of no transaction", "", "GET /api/v1/transactions/" + unknown + "/watch", nil, 404, 0, "TRANSACTION_NOT_FOUND", ""},
+		{"watch of no saga", "", "GET /api/v1/sagas/" + unknown + "/watch", nil, 404, 0, "SAGA_NOT_FOUND", ""},
+		{"watch from nowhere", "", "GET /api/v1/accounts/" + user + "/watch?after=-1", nil, 400, 0, "INVALID_ARGUMENT", "after"},
+		{"reconcile nobody", books + "Reconcile", "POST /api/v1/books/reconcile", object{"accountId": unknown}, 404, codes.NotFound, "ACCOUNT_NOT_FOUND", ""},
+		{"rebuild nothing known", "", "POST /api/v1/readmodels/ledger/rebuild", object{}, 404, codes.NotFound, "READ_MODEL_NOT_FOUND", ""},
+		{"stuck ones by status", transactions + "ListTransactions", "GET /api/v1/transactions?stuck=true&status=pending", object{"stuck": true, "status": "pending"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
+		{"amounts that are none", transactions + "ListTransactions", "GET /api/v1/transactions?minAmount=-1", object{"minAmount": "-1"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "minAmount"},
+		{"no consistency token", transactions + "ListTransactions", "GET /api/v1/transactions?consistencyToken=x", object{"consistencyToken": "x"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "consistencyToken"},
 		{"no such status", accounts + "ChangeAccountStatus", "PATCH /api/v1/accounts/" + user + "/status", object{"status": "frozen", "reason": "r"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
 	}
 	written := func() [3]int64 {
@@ -210,9 +305,10 @@ func rpcBody(path string, body any) object {
 	for k, v := range body.(object) {
 		o[k] = v
 	}
-	if rest, ok := strings.CutPrefix(path, "/api/v1/accounts/"); ok {
-		id, _, _ := strings.Cut(rest, "/")
-		o["accountId"] = id
+	for prefix, name := range map[string]string{"/api/v1/accounts/": "accountId", "/api/v1/holds/": "holdId"} {
+		if rest, ok := strings.CutPrefix(path, prefix); ok {
+			o[name], _, _ = strings.Cut(rest, "/")
+		}
 	}
 	return o
 }
