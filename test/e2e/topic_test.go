@@ -47,7 +47,48 @@ func TestTopicsHoldTheSeedsEvents(t *testing.T) {
 	// The destination has 100.00 of at most 120.00: another 50.00 are too much.
 	send("undone", "transfer", source, destination, "50.00", "compensated")
 
+	compareTopics(t, "", correlation, ids)
+}
+
+// The same of a payment that is refunded in part, and of a hold that is captured in part and voided.
+func TestTopicsHoldPaymentsAndHolds(t *testing.T) {
+	bank := open(t, "EXTERNAL", "ownerId", "bank")
+	customer, merchant := open(t, "USER", "ownerId", "alice"), open(t, "USER", "ownerId", "shop")
+	correlation := "test-" + uuid.NewString()
+	ids := map[string]string{bank: "<bank>", customer: "<customer>", merchant: "<merchant>", correlation: "<correlation>"}
+	send := func(name, path string, body object, want string) string {
+		if !strings.HasSuffix(path, "/void") { // which needs none
+			body["idempotencyKey"] = name + correlation
+		}
+		tx := must(t, http.StatusOK, "POST", "/api/v1/"+path+"?wait=30s", body, "X-Correlation-ID", correlation, "X-Actor", "tester")
+		if tx["status"] != want {
+			t.Fatalf("%s: %v", name, tx)
+		}
+		id, ok := tx["transactionId"].(string)
+		if !ok {
+			id = tx["holdId"].(string)
+		}
+		ids[id] = "<" + name + ">"
+		return id
+	}
+	send("topup", "transactions/topup", order(bank, customer, "100.00"), "completed")
+	payment := send("payment", "transactions/payment", object{"customerAccountId": customer, "merchantAccountId": merchant, "amount": "40.00", "currency": "USD"}, "completed")
+	send("refund", "transactions/refund", object{"paymentId": payment, "amount": "15.00", "reason": "late"}, "completed")
+	held := send("hold", "holds", object{"accountId": customer, "destinationAccountId": merchant, "amount": "30.00", "currency": "USD", "expiresAt": time.Now().Add(time.Hour)}, "active")
+	send("capture", "holds/"+held+"/capture", object{"amount": "20.00"}, "completed")
+	send("hold", "holds/"+held+"/void", object{"reason": "enough"}, "voided")
+	compareTopics(t, ".payments", correlation, ids)
+}
+
+// compareTopics compares what the topics hold of one correlation id with the golden files.
+func compareTopics(t *testing.T, suffix, correlation string, ids map[string]string) {
+	t.Helper()
 	got := read(t, correlation)
+	for _, r := range got["billing.transaction.events"] {
+		if header(r, "eventType") == "ReleaseRequested" {
+			ids[string(r.Key)] = "<release>"
+		}
+	}
 	for topic, records := range got {
 		var b strings.Builder
 		byAggregate(records, ids)
@@ -59,7 +100,7 @@ func TestTopicsHoldTheSeedsEvents(t *testing.T) {
 			}
 			fmt.Fprintf(&b, "%s\n\n", r.Value)
 		}
-		golden(t, topic+".txt", scrub(b.String(), ids))
+		golden(t, topic+suffix+".txt", scrub(b.String(), ids))
 	}
 }
 
