@@ -2,7 +2,9 @@
 package recovery
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -75,6 +79,7 @@ func TestStopAndKillLoseNothing(t *testing.T) {
 		}
 		close(work)
 	}()
+	watched := s.watch(users[0])
 	reached(transfers / 3)
 	s.terminate()
 	s.start()
@@ -83,6 +88,74 @@ func TestStopAndKillLoseNothing(t *testing.T) {
 	s.start()
 	wg.Wait()
 	s.audit(ids[:], users)
+	s.auditWatch(users[0], watched)
+}
+
+// watch follows an account's events from the first, over every restart of the system, and sends their versions.
+func (s *system) watch(account string) <-chan int {
+	versions := make(chan int, 16*transfers)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	s.t.Cleanup(func() { cancel(); <-done })
+	go func() {
+		defer close(done)
+		for last := 0; ctx.Err() == nil; {
+			last = s.follow(ctx, account, last, versions)
+			select {
+			case <-time.After(20 * time.Millisecond): // the system is on its way
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return versions
+}
+
+// follow reads one stream of server-sent events behind an id, as long as it lasts, and returns the last id.
+func (s *system) follow(ctx context.Context, account string, last int, versions chan<- int) int {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+"/api/v1/accounts/"+account+"/watch", nil)
+	if err != nil {
+		s.t.Error(err)
+		return last
+	}
+	if last > 0 {
+		req.Header.Set("Last-Event-ID", strconv.Itoa(last))
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return last
+	}
+	defer res.Body.Close()
+	id := 0
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		switch {
+		case name == "id":
+			id, _ = strconv.Atoi(value)
+		case name == "" && id > 0: // the event is whole
+			versions <- id
+			last, id = id, 0
+		}
+	}
+	return last
+}
+
+// auditWatch: the watcher saw every event of the account once and in order.
+func (s *system) auditWatch(account string, versions <-chan int) {
+	want := int(s.must("GET", "/api/v1/accounts/"+account, nil)["version"].(float64))
+	for next := 1; next <= want; next++ {
+		select {
+		case got := <-versions:
+			if got != next {
+				s.t.Fatalf("the watcher saw event %d where %d is next", got, next)
+			}
+		case <-time.After(20 * time.Second):
+			s.t.Fatalf("the watcher did not see event %d of %d", next, want)
+		}
+	}
+	if len(versions) > 0 {
+		s.t.Errorf("the watcher saw %d events more than there are", len(versions))
+	}
+	s.t.Logf("a watcher saw %d events of an account, each once and in order", want)
 }
 
 // transfer asks for transfer i until it is accepted, and returns its id.
