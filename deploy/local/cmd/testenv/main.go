@@ -1,5 +1,5 @@
 // Command testenv runs a command, such as the tests, with a real PostgreSQL server and, where Java and Maven are installed,
-// a real Apache Kafka, which end with it:
+// a real Apache Kafka, which end with it. It is run in the root of the repository:
 //
 //	testenv go test ./...
 //
@@ -30,7 +30,7 @@ func main() {
 	err := run(ctx, os.Args[1:])
 	stop()
 	var failed *exec.ExitError
-	if errors.As(err, &failed) {
+	if errors.Is(err, errCommand) && errors.As(err, &failed) { // it has said why
 		os.Exit(max(failed.ExitCode(), 1))
 	}
 	if err != nil {
@@ -38,6 +38,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// errCommand is in the chain of an error of the command that was run, not of what it was to run with.
+var errCommand = errors.New("the command failed")
 
 func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }
 
@@ -72,7 +75,10 @@ func run(ctx context.Context, command []string) (err error) {
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
-	return cmd.Run()
+	if err := cmd.Run(); err != nil {
+		return errors.Join(errCommand, err)
+	}
+	return nil
 }
 
 func atEnd(stop func(context.Context) error) error {
