@@ -119,7 +119,7 @@ func (e *Error) Error() string { return fmt.Sprintf("%q %s", e.Value, e.Rule) }
 // than the currency.
 func (c Currency) Parse(s string) (decimal.Decimal, error) {
 	if !pattern.MatchString(s) {
-		return decimal.Decimal{}, &Error{Rule: "must be a decimal such as 50.00, with at most 18 digits before the point", Value: s}
+		return decimal.Decimal{}, &Error{Rule: "must be a decimal such as 50.00 or 50, with at most 18 digits before and 18 after the point", Value: s}
 	}
 	if _, fraction, ok := strings.Cut(s, "."); ok && len(fraction) > int(c.Scale) {
 		return decimal.Decimal{}, &Error{Rule: fmt.Sprintf("must have at most %d digits after the point, as %s has", c.Scale, c.Code), Value: s}

@@ -2,6 +2,8 @@ package edge
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"time"
 
 	"example.com/billing/pkg/es"
@@ -60,6 +62,14 @@ func (w *Watches) Events(ctx context.Context, store es.Store, s es.Stream, after
 		}
 	}
 	return ctx.Err()
+}
+
+// NotAhead refuses a watch behind a version that the stream does not have: events would be passed over in silence.
+func NotAhead(after, head int64) error {
+	if after <= head {
+		return nil
+	}
+	return rpc.Invalid(rpc.Violation{Field: "after", Rule: fmt.Sprintf("range:0..%d", head), Value: strconv.FormatInt(after, 10)})
 }
 
 // After reads the version or id that a watch resumes behind.

@@ -179,6 +179,8 @@ func decode(body *content, into proto.Message) *rpc.Error {
 	for _, m := range members {
 		if slices.ContainsFunc(body.taken, func(name string) bool { return strings.EqualFold(name, strings.ReplaceAll(m.key, "_", "")) }) {
 			v.Add(m.key, "not_in_body", string(m.value))
+		} else if strings.Contains(m.key, "_") { // protojson reads the contracts' own spelling too; the API has one
+			v.Add(shorten(m.key), "unknown", string(m.value))
 		}
 	}
 	if err := v.Err(); err != nil {

@@ -51,7 +51,7 @@ var operations = map[string]facts{
 	"AccountService_ListCurrencies":      {},
 	"AccountService_ChangeAccountStatus": {
 		keyed: true, token: true,
-		reasons: also(changing, "STATUS_NOT_ALLOWED", "ACCOUNT_CLOSED", "ACCOUNT_CLOSING", "BALANCE_NOT_ZERO", "HOLDS_OPEN"),
+		reasons: also(changing, "STATUS_NOT_ALLOWED", "BALANCE_NOT_ZERO", "HOLDS_OPEN"),
 	},
 	"AccountService_ChangeAccountLimits": {keyed: true, token: true, reasons: also(changing, "LIMITS_NOT_ALLOWED", "ACCOUNT_CLOSED")},
 

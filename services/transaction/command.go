@@ -130,7 +130,12 @@ func (t Transaction) spares(amount decimal.Decimal) *es.Refusal {
 	if amount.IsPositive() && !left.LessThan(amount) {
 		return nil
 	}
-	if t.Type == Hold {
+	switch {
+	case t.Type == Hold && left.IsZero():
+		return es.Refuse("CAPTURE_EXCEEDS_HOLD", "Nothing is left of the hold: captures under way have taken all of it.")
+	case left.IsZero():
+		return es.Refuse("REFUND_EXCEEDS_PAYMENT", "Nothing is left of the payment: it is refunded, or refunds under way have taken all of it.")
+	case t.Type == Hold:
 		return es.Refuse("CAPTURE_EXCEEDS_HOLD", "%s %s of the hold can still be captured, %s was asked for.", t.Format(left), t.Currency, t.Format(amount))
 	}
 	return es.Refuse("REFUND_EXCEEDS_PAYMENT", "%s %s of the payment can still be refunded, %s was asked for.", t.Format(left), t.Currency, t.Format(amount))

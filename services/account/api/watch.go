@@ -21,7 +21,11 @@ func (s *Server) WatchAccount(req *accountv1.WatchAccountRequest, out grpc.Serve
 		return err
 	}
 	return s.Watches.Serve(out.Context(), func(ctx context.Context) error {
-		if _, err := s.find(ctx, id); err != nil {
+		a, err := s.find(ctx, id)
+		if err != nil {
+			return err
+		}
+		if err := edge.NotAhead(after, a.state.Version); err != nil {
 			return err
 		}
 		if err := out.SendHeader(metadata.MD{}); err != nil { // the caller learns at once that there is something to watch

@@ -19,6 +19,7 @@ import (
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
+	orchestrator "example.com/billing/services/saga-orchestrator"
 )
 
 // Server is the service's gRPC API: SagaService and SagaTriggerService. Safe for concurrent use.
@@ -150,6 +151,9 @@ func (s *Server) EnsureSaga(ctx context.Context, req *sagav1.EnsureSagaRequest) 
 		}
 		if id, ok := rpc.CanonicalUUID(e.Stream.ID); !ok || id != e.Stream.ID || !rpc.ValidCorrelationID(e.CorrelationID) {
 			return nil, rpc.Invalid(rpc.Violation{Field: fmt.Sprintf("events[%d]", i), Rule: "ids", Value: e.Stream.ID})
+		}
+		if _, err := orchestrator.ReadInput(e.Data); err != nil {
+			return nil, rpc.Invalid(rpc.Violation{Field: fmt.Sprintf("events[%d]", i), Rule: "data", Value: err.Error()})
 		}
 		if _, ok := s.registry.ByTrigger(e.Type); ok { // another is a newer version's: it will be asked for again
 			events = append(events, e)

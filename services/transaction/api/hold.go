@@ -87,7 +87,7 @@ func (s *Server) ListHolds(ctx context.Context, req *transactionv1.ListHoldsRequ
 	var v rpc.Fields
 	f := readmodel.Filter{TenantID: edge.Origin(ctx).TenantID, Type: string(transaction.Hold)}
 	if req.GetAccountId() != "" {
-		f.AccountID = v.UUID("accountId", req.GetAccountId())
+		f.SourceID = v.UUID("accountId", req.GetAccountId())
 	}
 	f.HoldStatus = oneOf(&v, "status", req.GetStatus(), transaction.HoldStatuses())
 	entries, next, err := s.list(ctx, &v, f, req.GetPageSize(), req.GetPageToken(), req.GetConsistencyToken())

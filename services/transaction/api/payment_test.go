@@ -502,6 +502,9 @@ func TestListFilters(t *testing.T) {
 	if err != nil || len(holds.GetHolds()) != 1 || !proto.Equal(holds.GetHolds()[0], held) {
 		t.Errorf("holds %v, %v", holds, err)
 	}
+	if holds, err := h.ListHolds(t.Context(), &transactionv1.ListHoldsRequest{AccountId: bob}); err != nil || len(holds.GetHolds()) != 0 {
+		t.Errorf("holds on the account that captures would pay: %v, %v", holds, err)
+	}
 	if holds, err := h.ListHolds(t.Context(), &transactionv1.ListHoldsRequest{Status: "voided"}); err != nil || len(holds.GetHolds()) != 0 {
 		t.Errorf("holds %v, %v", holds, err)
 	}

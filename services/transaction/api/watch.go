@@ -23,7 +23,11 @@ func (s *Server) WatchTransaction(req *transactionv1.WatchTransactionRequest, ou
 		return err
 	}
 	return s.Watches.Serve(out.Context(), func(ctx context.Context) error {
-		if _, err := s.existing(ctx, id); err != nil {
+		t, err := s.existing(ctx, id)
+		if err != nil {
+			return err
+		}
+		if err := edge.NotAhead(after, t.Version); err != nil {
 			return err
 		}
 		if err := out.SendHeader(metadata.MD{}); err != nil { // the caller learns at once that there is something to watch

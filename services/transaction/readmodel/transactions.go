@@ -57,6 +57,7 @@ func (t *Transactions) Rebuild(source projection.Source) job.Work {
 type Filter struct {
 	TenantID   string
 	AccountID  string // on either side
+	SourceID   string // on the source side; of a hold, the account that it is on
 	Type       string
 	Status     string
 	Currency   string
@@ -78,7 +79,7 @@ func (f Filter) where() (string, []any) {
 		sql += fmt.Sprintf(" AND "+condition, len(args))
 	}
 	for _, c := range []struct{ column, value string }{
-		{"type", f.Type}, {"status", f.Status}, {"currency", f.Currency}, {"payment_id", f.PaymentID}, {"hold_status", f.HoldStatus},
+		{"type", f.Type}, {"status", f.Status}, {"currency", f.Currency}, {"payment_id", f.PaymentID}, {"source_id", f.SourceID}, {"hold_status", f.HoldStatus},
 	} {
 		if c.value != "" {
 			and(c.column+" = $%d", c.value)

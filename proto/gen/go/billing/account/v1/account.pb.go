@@ -211,7 +211,7 @@ type CreateAccountRequest struct {
 	MinBalance *string `protobuf:"bytes,5,opt,name=min_balance,json=minBalance,proto3,oneof" json:"min_balance,omitempty"`
 	// Decimal at the currency's scale.
 	MaxBalance *string `protobuf:"bytes,6,opt,name=max_balance,json=maxBalance,proto3,oneof" json:"max_balance,omitempty"`
-	// Up to 16 KiB of JSON.
+	// Up to 16 KiB of JSON; its numbers are kept as doubles.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Up to 128 characters: the same key and content again answer with the same account.
 	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
@@ -1322,7 +1322,8 @@ type ChangeAccountLimitsRequest struct {
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Refuse with VERSION_CONFLICT unless the account is at this version.
 	ExpectedVersion *int32 `protobuf:"varint,5,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
-	// Up to 128 characters: the same key and content again answer as the first did.
+	// Up to 128 characters: the same key and content again change nothing, and answer with the account as it is by then. The expected
+	// version is no content.
 	IdempotencyKey *string `protobuf:"bytes,6,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1604,7 +1605,8 @@ type ChangeAccountStatusRequest struct {
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Refuse with VERSION_CONFLICT unless the account is at this version.
 	ExpectedVersion *int32 `protobuf:"varint,4,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
-	// Up to 128 characters: the same key and content again answer as the first did.
+	// Up to 128 characters: the same key and content again change nothing, and answer with the account as it is by then. The expected
+	// version is no content.
 	IdempotencyKey *string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

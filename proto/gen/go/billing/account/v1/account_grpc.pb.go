@@ -58,7 +58,8 @@ type AccountServiceClient interface {
 	ListCurrencies(ctx context.Context, in *ListCurrenciesRequest, opts ...grpc.CallOption) (*ListCurrenciesResponse, error)
 	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and no open hold. While
 	// transactions that name the account are under way it answers "closing": no new ones are accepted, and the account closes
-	// when they have ended, or becomes active again if they left money on it. Closed is final.
+	// when they have ended, or becomes what it was before if they left money on it. Asking for active or
+	// suspended takes the closing back. Closed is final.
 	ChangeAccountStatus(ctx context.Context, in *ChangeAccountStatusRequest, opts ...grpc.CallOption) (*ChangeAccountStatusResponse, error)
 }
 
@@ -206,7 +207,8 @@ type AccountServiceServer interface {
 	ListCurrencies(context.Context, *ListCurrenciesRequest) (*ListCurrenciesResponse, error)
 	// ChangeAccountStatus suspends, re-activates or closes an account. Closing needs a balance of zero and no open hold. While
 	// transactions that name the account are under way it answers "closing": no new ones are accepted, and the account closes
-	// when they have ended, or becomes active again if they left money on it. Closed is final.
+	// when they have ended, or becomes what it was before if they left money on it. Asking for active or
+	// suspended takes the closing back. Closed is final.
 	ChangeAccountStatus(context.Context, *ChangeAccountStatusRequest) (*ChangeAccountStatusResponse, error)
 	mustEmbedUnimplementedAccountServiceServer()
 }

@@ -33,8 +33,9 @@ type BooksServiceClient interface {
 	// GetBooks sums all balances and what is in transit, per currency, in one snapshot.
 	GetBooks(ctx context.Context, in *GetBooksRequest, opts ...grpc.CallOption) (*GetBooksResponse, error)
 	// Reconcile folds every event anew, of one account or of all, and compares: balances, holds, the sums of the books, the
-	// read model, and that no ended transaction has money in transit. All accounts are checked in the background, one run at a
-	// time; while one is under way this answers with it.
+	// read model, and that no ended transaction has money in transit. One account alone is checked without the books and without
+	// transit, which are of all. All accounts are checked in the background, one run at a time; while one is under way this
+	// answers with it.
 	Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileResponse, error)
 	// GetReconciliation shows the latest check of all accounts.
 	GetReconciliation(ctx context.Context, in *GetReconciliationRequest, opts ...grpc.CallOption) (*GetReconciliationResponse, error)
@@ -87,8 +88,9 @@ type BooksServiceServer interface {
 	// GetBooks sums all balances and what is in transit, per currency, in one snapshot.
 	GetBooks(context.Context, *GetBooksRequest) (*GetBooksResponse, error)
 	// Reconcile folds every event anew, of one account or of all, and compares: balances, holds, the sums of the books, the
-	// read model, and that no ended transaction has money in transit. All accounts are checked in the background, one run at a
-	// time; while one is under way this answers with it.
+	// read model, and that no ended transaction has money in transit. One account alone is checked without the books and without
+	// transit, which are of all. All accounts are checked in the background, one run at a time; while one is under way this
+	// answers with it.
 	Reconcile(context.Context, *ReconcileRequest) (*ReconcileResponse, error)
 	// GetReconciliation shows the latest check of all accounts.
 	GetReconciliation(context.Context, *GetReconciliationRequest) (*GetReconciliationResponse, error)
