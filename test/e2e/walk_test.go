@@ -3,6 +3,7 @@ package e2e
 import (
 	"flag"
 	"net/http"
+	"strconv"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ func TestWalks(t *testing.T) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if !given {
-		if err := flag.Set("rapid.checks", flag.Lookup("walks").Value.String()); err != nil {
+		if err := flag.Set("rapid.checks", strconv.Itoa(*walks)); err != nil {
 			t.Fatal(err)
 		}
 	}
