@@ -253,6 +253,7 @@ func TestRefusals(t *testing.T) {
 		{"watch from nowhere", "", "GET /api/v1/accounts/" + user + "/watch?after=-1", nil, 400, 0, "INVALID_ARGUMENT", "after"},
 		{"reconcile nobody", books + "Reconcile", "POST /api/v1/books/reconcile", object{"accountId": unknown}, 404, codes.NotFound, "ACCOUNT_NOT_FOUND", ""},
 		{"rebuild nothing known", "", "POST /api/v1/readmodels/ledger/rebuild", object{}, 404, codes.NotFound, "READ_MODEL_NOT_FOUND", ""},
+		{"rebuild of nothing known", "", "GET /api/v1/readmodels/ledger/rebuild", nil, 404, 0, "READ_MODEL_NOT_FOUND", ""},
 		{"stuck ones by status", transactions + "ListTransactions", "GET /api/v1/transactions?stuck=true&status=pending", object{"stuck": true, "status": "pending"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "status"},
 		{"amounts that are none", transactions + "ListTransactions", "GET /api/v1/transactions?minAmount=-1", object{"minAmount": "-1"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "minAmount"},
 		{"no consistency token", transactions + "ListTransactions", "GET /api/v1/transactions?consistencyToken=x", object{"consistencyToken": "x"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "consistencyToken"},

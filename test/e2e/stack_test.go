@@ -71,7 +71,18 @@ func round(m *testing.M, name string, start func(dir string) (stack, error)) int
 		fmt.Println("e2e:", err)
 		return 1
 	}
+	asked, err := routes()
+	if err != nil {
+		fmt.Println("e2e:", err)
+		return 1
+	}
+	all := &seen{answers: asked}
+	http.DefaultClient.Transport = all
 	code := m.Run()
+	for _, what := range all.missing() {
+		fmt.Println("e2e: proto/gateway.yaml:", what)
+		code = 1
+	}
 	if err := now.stop(); err != nil {
 		fmt.Println("e2e: stop:", err)
 		code = 1

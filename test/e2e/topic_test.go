@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"example.com/billing/deploy/local/system"
 )
 
 var update = flag.Bool("update", false, "write the golden files that do not exist yet")
@@ -104,10 +106,16 @@ func compareTopics(t *testing.T, suffix, correlation string, ids map[string]stri
 	}
 }
 
-// read consumes the three topics from their beginning and returns the records of one correlation id, by topic, once each of
-// the six transactions' sagas has ended.
+// read consumes the three topics from their beginning and returns the records of one correlation id, by topic: as many as the
+// services have committed, once each of the six transactions' sagas has ended.
 func read(t *testing.T, correlation string) map[string][]*kgo.Record {
 	t.Helper()
+	committed := func(database string) (n int) {
+		query(t, database, `SELECT count(*) FROM es_event WHERE convert_from(payload, 'UTF8') LIKE '%"correlationId":"`+correlation+`"%'`, &n)
+		return n
+	}
+	eventually(t, "the sagas have ended", func() bool { return committed(system.SagaDatabase) == 6 })
+	left := committed(system.AccountDatabase) + committed(system.TransactionDatabase) + committed(system.SagaDatabase)
 	topics := []string{"billing.account.events", "billing.transaction.events", "billing.saga.events"}
 	c, err := kgo.NewClient(kgo.SeedBrokers(now.brokers...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
@@ -117,18 +125,15 @@ func read(t *testing.T, correlation string) map[string][]*kgo.Record {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	got := map[string][]*kgo.Record{}
-	for sagas := 0; sagas < 6; {
+	for left > 0 {
 		fetches := c.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			t.Fatalf("after %d sagas: %v", sagas, err)
+			t.Fatalf("%d records are missing: %v", left, err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			if header(r, "correlationId") != correlation {
-				return
-			}
-			got[r.Topic] = append(got[r.Topic], r)
-			if r.Topic == "billing.saga.events" {
-				sagas++
+			if header(r, "correlationId") == correlation {
+				got[r.Topic] = append(got[r.Topic], r)
+				left--
 			}
 		})
 	}

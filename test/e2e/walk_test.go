@@ -8,16 +8,16 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
 	"pgregory.net/rapid"
 
 	"example.com/billing/test/drive"
 	"example.com/billing/test/model"
 )
 
-var walks = flag.Int("walks", 8, "random sequences of all operations in each round; a failing one prints how to run it again")
+var walks = flag.Int("walks", 16, "random sequences of all operations in each round, each over REST or gRPC; a failing one prints how to run it again")
 
-// walked is model.System on the running system, over gRPC.
+// walked is model.System on the running system.
 type walked struct {
 	*drive.Driver
 	t  *rapid.T
@@ -26,14 +26,7 @@ type walked struct {
 
 // Expire is model.System's: the hold's time is moved to the past, where the service looks for it.
 func (w walked) Expire(hold string) model.Answer {
-	conn, err := pgx.Connect(w.tt.Context(), now.dsn("billing_transaction"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer conn.Close(w.tt.Context())
-	if _, err := conn.Exec(w.tt.Context(), "UPDATE hold_open SET expires_at = clock_timestamp() WHERE id = $1", hold); err != nil {
-		w.t.Fatal(err)
-	}
+	expire(w.tt, hold)
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // between two looks
 		if h := w.Hold(hold); h.Status == "expired" {
 			return model.Answer{ID: hold, Status: h.Status, Amount: h.Amount}
@@ -77,8 +70,12 @@ func TestWalks(t *testing.T) {
 		}
 	}
 	tally := &model.Tally{}
-	account, transaction := dial(t, now.account), dial(t, now.transaction)
+	accountConn, transactionConn := dial(t, now.account), dial(t, now.transaction)
 	rapid.Check(t, func(rt *rapid.T) {
+		var account, transaction grpc.ClientConnInterface = accountConn, transactionConn
+		if rapid.Bool().Draw(rt, "over REST") {
+			account, transaction = drive.REST(now.http), drive.REST(now.http)
+		}
 		w := walked{Driver: drive.New(t.Context(), rt, account, transaction), t: rt, tt: t}
 		model.Walk(rt, w, uuid.NewString(), tally)
 	})

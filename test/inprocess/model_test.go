@@ -4,7 +4,6 @@ package inprocess
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -18,14 +17,17 @@ type system struct {
 	*drive.Driver
 	t        *rapid.T
 	services *services
-	opened   map[string]struct{ kind, currency string }
+	opened   map[string]opened
 }
+
+// opened is an account of the walk.
+type opened struct{ kind, currency string }
 
 // Open is model.System's.
 func (s *system) Open(key string, o model.Opening) model.Answer {
 	a := s.Driver.Open(key, o)
 	if a.Refused == "" {
-		s.opened[a.ID] = struct{ kind, currency string }{o.Type, o.Currency}
+		s.opened[a.ID] = opened{o.Type, o.Currency}
 	}
 	return a
 }
@@ -59,15 +61,24 @@ func (s *system) Books() map[string]model.Sums {
 	return out
 }
 
-// The services do what the model does, whatever is asked of them in whatever order. A failure prints how to replay it; see
-// docs/testing.md for longer runs.
+// walkers walk at the same time, each on services of its own: a walk mostly waits.
+const walkers = 4
+
+// The services do what the model does, whatever is asked of them in whatever order. A failure prints how to replay it;
+// docs/testing.md says how to walk for longer.
 func TestWalks(t *testing.T) {
-	services := start(t)
 	tally := &model.Tally{}
-	var n atomic.Int64
-	rapid.Check(t, func(rt *rapid.T) {
-		s := &system{Driver: drive.New(rt.Context(), rt, services.account, services.transaction), t: rt, services: services, opened: map[string]struct{ kind, currency string }{}}
-		model.Walk(rt, s, fmt.Sprint("walk-", n.Add(1)), tally)
-	})
-	t.Log(tally)
+	t.Cleanup(func() { t.Log(tally) })
+	for i := range walkers {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			services, n := start(t), 0
+			rapid.Check(t, func(rt *rapid.T) {
+				n++
+				model.Walk(rt, &system{
+					Driver: drive.New(rt.Context(), rt, services.account, services.transaction), t: rt, services: services, opened: map[string]opened{},
+				}, fmt.Sprint("walk-", n), tally)
+			})
+		})
+	}
 }

@@ -34,23 +34,26 @@ func (w *walk) drawOpen() {
 	w.open(o)
 }
 
-// drawAccount picks an account that may stand on this side, or any.
-func (w *walk) drawAccount(what, currency string, types []string) int {
+// drawAccount picks an account that may stand on this side and is not the other side's, or any.
+func (w *walk) drawAccount(what, currency string, types []string, other int) int {
 	if w.rarely("any " + what) {
 		return rapid.IntRange(Unknown, len(w.accounts)-1).Filter(func(n int) bool { return n != None }).Draw(w.T, what)
 	}
 	var fit []int
 	for i, a := range w.books.Accounts {
 		for _, t := range types {
-			if a.Type == t && a.Currency == currency && a.Status == "active" {
+			if a.Type == t && a.Currency == currency && a.Status == "active" && i != other {
 				fit = append(fit, i)
 			}
 		}
 	}
-	if len(fit) == 0 {
-		return 0
+	switch {
+	case len(fit) > 0:
+		return pick(w, what, fit...)
+	case other == 0:
+		return 1
 	}
-	return pick(w, what, fit...)
+	return 0
 }
 
 // drawTransaction picks a transaction of which this holds, or any.
@@ -78,13 +81,13 @@ func (w *walk) drawRequest(kind string) Request {
 		r.On = w.drawTransaction("payment", func(t Transaction) bool { return t.isPayment() && t.Status == "completed" })
 	case "capture":
 		if r.On = w.drawTransaction("hold", func(t Transaction) bool { return t.Hold == "active" }); w.books.at(r.On).Destination == None || w.rarely("named") {
-			r.Destination = w.drawAccount("destination", "USD", rule.destination)
+			r.Destination = w.drawAccount("destination", "USD", rule.destination, w.books.at(r.On).Source)
 		}
 	default:
 		r.Currency = pick(w, "currency", "USD", "USD", "USD", "USD", "USD", "EUR")
-		r.Source = w.drawAccount("source", r.Currency, rule.source)
+		r.Source = w.drawAccount("source", r.Currency, rule.source, None)
 		if kind != "hold" || rapid.Bool().Draw(w.T, "destination named") {
-			r.Destination = w.drawAccount("destination", r.Currency, rule.destination)
+			r.Destination = w.drawAccount("destination", r.Currency, rule.destination, r.Source)
 		}
 		return r
 	}

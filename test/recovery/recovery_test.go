@@ -7,8 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +32,8 @@ const (
 	accounts  = 20
 	stopMax   = 15 * time.Second
 )
+
+var watchEvents = flag.Int("watch-events", 1000, "events that the watcher of one account sees")
 
 // SIGTERM, then kill -9, to `make up` in the middle of 1,000 transfers: every transfer reaches an end, none happens twice,
 // and the books balance.
@@ -79,7 +83,14 @@ func TestStopAndKillLoseNothing(t *testing.T) {
 		}
 		close(work)
 	}()
-	watched := s.watch(users[0])
+	popular := s.open("USER")
+	watched := s.watch(popular)
+	wg.Go(func() {
+		for sent := 0; sent < *watchEvents; sent += batchItems {
+			reached(int64(sent * transfers / *watchEvents)) // over the whole time
+			s.batch(sent, min(batchItems, *watchEvents-sent), bank, popular)
+		}
+	})
 	reached(transfers / 3)
 	s.terminate()
 	s.start()
@@ -87,20 +98,51 @@ func TestStopAndKillLoseNothing(t *testing.T) {
 	s.kill()
 	s.start()
 	wg.Wait()
+	s.auditWatch(popular, watched)
 	s.audit(ids[:], users)
-	s.auditWatch(users[0], watched)
 }
 
-// watch follows an account's events from the first, over every restart of the system, and sends their versions.
+const batchItems = 100
+
+// batch asks for n top-ups of 0.01 in one call until all are accepted.
+func (s *system) batch(first, n int, bank, account string) {
+	var items []map[string]any
+	for i := range n {
+		o := order(fmt.Sprint("popular-", first+i), bank, account, "0.01")
+		o["type"] = "topup"
+		items = append(items, o)
+	}
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
+		status, o, err := s.call("POST", "/api/v1/transactions/batch", map[string]any{"transactions": items})
+		if err == nil && status == http.StatusOK {
+			refused := 0
+			for _, x := range o["results"].([]any) {
+				if x.(map[string]any)["transaction"] == nil {
+					refused++
+				}
+			}
+			if refused == 0 {
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond) // the system is on its way
+	}
+	s.t.Errorf("top-ups from %d on were never all accepted", first)
+}
+
+// watch follows an account's events from the first, over every restart of the system and cut off at random besides, and sends
+// their versions.
 func (s *system) watch(account string) <-chan int {
-	versions := make(chan int, 16*transfers)
+	versions := make(chan int, 2**watchEvents+1)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	s.t.Cleanup(func() { cancel(); <-done })
 	go func() {
 		defer close(done)
 		for last := 0; ctx.Err() == nil; {
-			last = s.follow(ctx, account, last, versions)
+			cut, end := context.WithTimeout(ctx, time.Duration(rand.IntN(400))*time.Millisecond)
+			last = s.follow(cut, account, last, versions)
+			end()
 			select {
 			case <-time.After(20 * time.Millisecond): // the system is on its way
 			case <-ctx.Done():
@@ -141,7 +183,7 @@ func (s *system) follow(ctx context.Context, account string, last int, versions 
 
 // auditWatch: the watcher saw every event of the account once and in order.
 func (s *system) auditWatch(account string, versions <-chan int) {
-	want := int(s.must("GET", "/api/v1/accounts/"+account, nil)["version"].(float64))
+	want := 1 + *watchEvents
 	for next := 1; next <= want; next++ {
 		select {
 		case got := <-versions:
@@ -154,6 +196,9 @@ func (s *system) auditWatch(account string, versions <-chan int) {
 	}
 	if len(versions) > 0 {
 		s.t.Errorf("the watcher saw %d events more than there are", len(versions))
+	}
+	if a := s.must("GET", "/api/v1/accounts/"+account, nil); a["version"] != float64(want) || a["balance"] != fmt.Sprintf("%d.%02d", *watchEvents/100, *watchEvents%100) {
+		s.t.Errorf("the account is %v", a)
 	}
 	s.t.Logf("a watcher saw %d events of an account, each once and in order", want)
 }
@@ -215,8 +260,9 @@ func (s *system) audit(ids, users []string) {
 			t.Errorf("account %s has %v, want %s", u, got, want[u].StringFixed(2))
 		}
 	}
+	total := decimal.New(100*accounts, 0).Add(decimal.New(int64(*watchEvents), -2))
 	books := s.must("GET", "/api/v1/books", nil)["currencies"].([]any)[0].(map[string]any)
-	if books["difference"] != "0.00" || books["inTransit"] != "0.00" || books["user"] != "2000.00" {
+	if books["difference"] != "0.00" || books["inTransit"] != "0.00" || books["user"] != total.StringFixed(2) {
 		t.Errorf("books %v", books)
 	}
 	t.Logf("books %v", books)
