@@ -3,10 +3,13 @@ package e2e
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
@@ -35,15 +38,20 @@ func atOnce(t *testing.T, send func(i int) answer) (ends map[string]int, answers
 	wg.Wait()
 	ends = map[string]int{}
 	for _, a := range answers {
-		end, _ := a.body["status"].(string)
-		if reason, ok := a.body["reason"].(string); ok {
-			end = reason
-		} else if reason, ok := a.body["errorReason"].(string); ok {
-			end += " " + reason
-		}
-		ends[end]++
+		ends[endOf(a)]++
 	}
 	return ends, answers
+}
+
+func endOf(a answer) string {
+	end, _ := a.body["status"].(string)
+	if reason, ok := a.body["reason"].(string); ok {
+		return reason
+	}
+	if reason, ok := a.body["errorReason"].(string); ok {
+		end += " " + reason
+	}
+	return end
 }
 
 func wantEnds(t *testing.T, got, want map[string]int) {
@@ -143,6 +151,7 @@ func TestRaces(t *testing.T) {
 		wantMoney(t, merchant, "100.00", "0.00")
 	})
 	race(t, "captures, voids and the expiry of a hold", raceOnAHold)
+	race(t, "captures until a hold expires", raceAgainstTime)
 	race(t, "closing while transfers run", raceToClose)
 }
 
@@ -150,20 +159,22 @@ func TestRaces(t *testing.T) {
 func raceOnAHold(t *testing.T) {
 	customer, merchant := funded(t, "100.00"), open(t, "USER")
 	held := hold(t, customer, merchant, "60.00")
+	each := []int{1, 5}[rand.IntN(2)] // all of them take the whole hold, or leave some of it
 	ends, answers := atOnce(t, func(i int) answer {
 		switch {
 		case i == racers/2:
 			expire(t, held)
 			return answer{}
 		case i%4 == 0:
+			must(t, http.StatusOK, "GET", "/api/v1/holds/"+held, nil) // a void has less to ask than a capture: it would always be first
 			return call(t, "POST", "/api/v1/holds/"+held+"/void?wait=30s", nil)
 		}
-		return call(t, "POST", "/api/v1/holds/"+held+"/capture?wait=30s", object{"idempotencyKey": uuid.NewString(), "amount": "5.00"})
+		return call(t, "POST", "/api/v1/holds/"+held+"/capture?wait=30s", object{"idempotencyKey": uuid.NewString(), "amount": fmt.Sprintf("%d.00", each)})
 	})
 	captured := 0
 	for i, a := range answers {
 		if i%4 != 0 && a.body["status"] == "completed" {
-			captured += 5
+			captured += each
 		}
 	}
 	for end := range ends {
@@ -185,6 +196,41 @@ func raceOnAHold(t *testing.T) {
 	t.Logf("%v after %v", h["status"], ends)
 }
 
+// A hold that is captured again and again until its time is over: what was captured is paid, the rest is free.
+func raceAgainstTime(t *testing.T) {
+	customer, merchant := funded(t, "100.00"), open(t, "USER")
+	h := must(t, http.StatusOK, "POST", "/api/v1/holds?wait=30s", object{
+		"idempotencyKey": uuid.NewString(), "accountId": customer, "destinationAccountId": merchant, "amount": "90.00", "currency": "USD",
+		"expiresAt": time.Now().Add(time.Second),
+	})
+	held := h["holdId"].(string)
+	var captured atomic.Int64 // cents
+	together(racers/8, func(int) {
+		for {
+			a := call(t, "POST", "/api/v1/holds/"+held+"/capture?wait=30s", object{"idempotencyKey": uuid.NewString(), "amount": "0.01"})
+			if a.status == http.StatusUnprocessableEntity && a.body["reason"] == "HOLD_NOT_ACTIVE" {
+				return
+			}
+			if a.status != http.StatusOK || a.body["status"] != "completed" {
+				t.Errorf("capture: %d %s", a.status, a.raw)
+				return
+			}
+			captured.Add(1)
+		}
+	})
+	eventually(t, "the hold expired", func() bool {
+		h = must(t, http.StatusOK, "GET", "/api/v1/holds/"+held, nil)
+		return h["status"] == "expired"
+	})
+	n := captured.Load()
+	if h["capturedAmount"] != decimal.New(n, -2).StringFixed(2) || h["remainingAmount"] != "0.00" {
+		t.Errorf("%d cents were captured, the hold is %v", n, h)
+	}
+	wantMoney(t, customer, decimal.New(10000-n, -2).StringFixed(2), "0.00")
+	wantMoney(t, merchant, decimal.New(n, -2).StringFixed(2), "0.00")
+	t.Logf("%d captures before it expired", n)
+}
+
 // expire moves a hold's time to the past, where the service looks for it. One that has ended stays as it is.
 func expire(t testing.TB, hold string) {
 	t.Helper()
@@ -194,23 +240,33 @@ func expire(t testing.TB, hold string) {
 
 // An account that is told to close while money comes and goes ends closed and empty, or open: never closed with money.
 func raceToClose(t *testing.T) {
-	from, account, full := funded(t, "100.00"), open(t, "USER"), open(t, "USER", "maxBalance", "0.00")
-	ends, answers := atOnce(t, func(i int) answer {
-		switch i % 4 {
-		case 0:
-			return call(t, "PATCH", "/api/v1/accounts/"+account+"/status", object{"status": "closed", "reason": "asked"})
-		case 1:
-			return call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(from, account, "1.00"))
-		case 2:
-			return call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(account, from, "1.00"))
+	from, account, full := funded(t, "100.00"), funded(t, "3.00"), open(t, "USER", "maxBalance", "0.00")
+	var (
+		mu        sync.Mutex
+		ends      = map[string]int{}
+		comesBack = rand.IntN(2) == 0
+	)
+	together(racers/2, func(i int) {
+		for range 4 {
+			var a answer
+			switch kind := i % 8; {
+			case kind == 0, kind == 4:
+				a = call(t, "PATCH", "/api/v1/accounts/"+account+"/status", object{"status": "closed", "reason": "asked"})
+			case kind == 1:
+				a = call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(from, account, "1.00"))
+			case kind < 6, !comesBack:
+				a = call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(account, from, "1.00"))
+			default: // debited, refused by the other, and given back, whatever the account is by then
+				a = call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(account, full, "1.00"))
+			}
+			if a.status >= 500 || a.body["status"] == "pending" {
+				t.Errorf("%d %s", a.status, a.raw)
+			}
+			mu.Lock()
+			ends[endOf(a)]++
+			mu.Unlock()
 		}
-		return call(t, "POST", "/api/v1/transactions/transfer?wait=30s", order(account, full, "1.00")) // comes back
 	})
-	for i, a := range answers {
-		if a.status >= 500 || a.body["status"] == "pending" {
-			t.Errorf("request %d: %d %s", i, a.status, a.raw)
-		}
-	}
 	var a object
 	eventually(t, "the closing ended", func() bool {
 		a = must(t, http.StatusOK, "GET", "/api/v1/accounts/"+account, nil)
@@ -223,8 +279,8 @@ func raceToClose(t *testing.T) {
 	for _, id := range []string{from, account, full} {
 		sum = sum.Add(decimal.RequireFromString(balance(t, id)))
 	}
-	if !sum.Equal(decimal.New(100, 0)) {
-		t.Errorf("100.00 became %s", sum)
+	if !sum.Equal(decimal.New(103, 0)) {
+		t.Errorf("103.00 became %s", sum)
 	}
 	t.Logf("%v with %v after %v", a["status"], a["balance"], ends)
 	report := must(t, http.StatusOK, "POST", "/api/v1/books/reconcile", object{"accountId": account})
