@@ -15,7 +15,7 @@ import (
 	"example.com/billing/test/model"
 )
 
-var walks = flag.Int("walks", 16, "random sequences of all operations in each round, each over REST or gRPC; a failing one prints how to run it again")
+var walks = flag.Int("walks", 8, "random sequences of all operations in each round, each over REST or gRPC; a failing one prints how to run it again")
 
 // walked is model.System on the running system.
 type walked struct {

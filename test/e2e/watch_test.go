@@ -46,7 +46,10 @@ func follow(ctx context.Context, path, lastID string, f func(sent) (enough bool)
 		b, _ := io.ReadAll(res.Body)
 		return fmt.Errorf("%s: %d %s", path, res.StatusCode, b)
 	}
-	var e sent
+	var (
+		e    sent
+		data string
+	)
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -57,12 +60,13 @@ func follow(ctx context.Context, path, lastID string, f func(sent) (enough bool)
 		case "event":
 			e.event = value
 		case "data":
-			if err := json.Unmarshal([]byte(value), &e.data); err != nil {
-				return err
-			}
-		case "":
+			data = value
+		case "": // the event is whole; what a cut leaves unfinished is no event
 			if e.id == "" {
 				continue
+			}
+			if err := json.Unmarshal([]byte(data), &e.data); err != nil {
+				return err
 			}
 			if f(e) {
 				return nil

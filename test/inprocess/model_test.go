@@ -62,7 +62,7 @@ func (s *system) Books() map[string]model.Sums {
 }
 
 // walkers walk at the same time, each on services of its own: a walk mostly waits.
-const walkers = 4
+const walkers = 2
 
 // The services do what the model does, whatever is asked of them in whatever order. A failure prints how to replay it;
 // docs/testing.md says how to walk for longer.
