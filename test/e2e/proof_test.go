@@ -77,13 +77,13 @@ func load(t *testing.T, done <-chan struct{}) int64 {
 	}
 	for range 8 {
 		wg.Go(func() {
-			for {
+			for over, acts := false, 0; !over || acts < 8; acts++ { // so that a slow machine does some too
 				select {
 				case <-done:
-					return
+					over = true
 				default:
-					act()
 				}
+				act()
 			}
 		})
 	}
@@ -98,7 +98,7 @@ func TestBooksUnderLoad(t *testing.T) {
 	var polls int
 	var polling sync.WaitGroup
 	polling.Go(func() {
-		for over := false; !over; polls++ {
+		for over := false; !over || polls < 10; polls++ {
 			select {
 			case <-done:
 				over = true
@@ -113,9 +113,6 @@ func TestBooksUnderLoad(t *testing.T) {
 	})
 	n := load(t, done)
 	polling.Wait()
-	if n < 50 || polls < 10 {
-		t.Errorf("only %d operations and %d looks at the books", n, polls)
-	}
 	settled(t)
 	report := must(t, http.StatusOK, "POST", "/api/v1/books/reconcile?wait=30s", nil)
 	if report["status"] != "clean" {
