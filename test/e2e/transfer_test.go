@@ -223,42 +223,6 @@ func TestIdempotency(t *testing.T) {
 	}
 }
 
-// Many at once: one key is one transaction; a balance is spent once.
-func TestConcurrency(t *testing.T) {
-	const callers = 64
-	source, destination := funded(t, "100.00"), open(t, "USER")
-	one := order(source, destination, "1.00")
-	ids := sync.Map{}
-	together(callers, func(int) {
-		a := call(t, "POST", "/api/v1/transactions/transfer?wait=30s", one)
-		if a.status != http.StatusOK {
-			t.Errorf("%d %s", a.status, a.raw)
-		}
-		ids.Store(a.body["transactionId"], true)
-	})
-	n := 0
-	ids.Range(func(any, any) bool { n++; return true })
-	if n != 1 {
-		t.Errorf("one key made %d transactions", n)
-	}
-	wantBalance(t, source, "99.00")
-
-	var mu sync.Mutex
-	ends := map[any]int{}
-	together(callers, func(int) {
-		done := move(t, "transfer", source, destination, "99.00")
-		mu.Lock()
-		defer mu.Unlock()
-		ends[done["status"]]++
-	})
-	if ends["completed"] != 1 || ends["failed"] != callers-1 {
-		t.Errorf("the whole balance %d times at once: %v", callers, ends)
-	}
-	wantBalance(t, source, "0.00")
-	wantBalance(t, destination, "100.00")
-	wantBooks(t)
-}
-
 func together(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	for i := range n {
