@@ -47,7 +47,8 @@ func Wait(ctx context.Context, v *rpc.Fields, given *durationpb.Duration, fallba
 
 // ReadModels is a service's billing.readmodel.v1.ReadModelService. Safe for concurrent use.
 type ReadModels struct {
-	readmodelv1.UnimplementedReadModelServiceServer
+	// Unsafe, as grpc-go calls it, has no stand-ins: a method of the contract that nobody wrote does not compile.
+	readmodelv1.UnsafeReadModelServiceServer
 	Jobs   *job.Jobs
 	Models map[string]job.Work // how each is rebuilt, by name
 }

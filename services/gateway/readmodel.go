@@ -11,7 +11,8 @@ import (
 
 // readModels asks the service that has the read model which the path names.
 type readModels struct {
-	readmodelv1.UnimplementedReadModelServiceServer
+	// Unsafe, as grpc-go calls it, has no stand-ins: a method of the contract that nobody wrote does not compile.
+	readmodelv1.UnsafeReadModelServiceServer
 	byName map[string]readmodelv1.ReadModelServiceClient
 }
 

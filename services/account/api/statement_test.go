@@ -84,8 +84,8 @@ func TestStatementInvariants(t *testing.T) {
 		if to.Before(from) {
 			from, to = to, from
 		}
-		if !to.After(events[id][0].RecordedAt) {
-			t.Skip("before the account was opened")
+		if opened := events[id][0].RecordedAt; !to.After(opened) { // an earlier end is refused: TestStatementChecksItsRequest
+			to = opened.Add(time.Nanosecond)
 		}
 		req := &accountv1.GetAccountStatementRequest{
 			AccountId: id, From: timestamppb.New(from), To: timestamppb.New(to), PageSize: int32(rapid.SampledFrom([]int{0, 1, 2, 7, 200}).Draw(t, "page size")),

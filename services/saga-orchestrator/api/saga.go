@@ -24,8 +24,9 @@ import (
 
 // Server is the service's gRPC API: SagaService and SagaTriggerService. Safe for concurrent use.
 type Server struct {
-	sagav1.UnimplementedSagaServiceServer
-	sagav1.UnimplementedSagaTriggerServiceServer
+	// Unsafe, as grpc-go calls it, has no stand-ins: a method of the contract that nobody wrote does not compile.
+	sagav1.UnsafeSagaServiceServer
+	sagav1.UnsafeSagaTriggerServiceServer
 	engine       *saga.Engine
 	registry     saga.Registry
 	transactions transactionv1.TransactionServiceClient

@@ -39,9 +39,10 @@ type Parts struct {
 
 // Server is the service's gRPC API: TransactionService, HoldService and SettlementService. Safe for concurrent use.
 type Server struct {
-	transactionv1.UnimplementedTransactionServiceServer
-	transactionv1.UnimplementedHoldServiceServer
-	transactionv1.UnimplementedSettlementServiceServer
+	// Unsafe, as grpc-go calls it, has no stand-ins: a method of the contract that nobody wrote does not compile.
+	transactionv1.UnsafeTransactionServiceServer
+	transactionv1.UnsafeHoldServiceServer
+	transactionv1.UnsafeSettlementServiceServer
 	Parts
 	commands *cqrs.Bus
 	queries  *cqrs.Bus
