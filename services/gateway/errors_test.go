@@ -221,7 +221,7 @@ func TestServiceErrors(t *testing.T) {
 		{"unavailable", rpc.Fail("UNAVAILABLE", "Later."), 503, "UNAVAILABLE", "1", nil},
 		{"deadline", context.DeadlineExceeded, 504, "DEADLINE_EXCEEDED", "", nil},
 		{"defect", errors.New("secret"), 500, "INTERNAL", "", nil},
-		{"older service", status.Error(codes.Unimplemented, "secret"), 500, "INTERNAL", "", nil}, // a server of ours: a defect
+		{"bare status of a handler", status.Error(codes.Unimplemented, "secret"), 500, "INTERNAL", "", nil}, // a server of ours: a defect
 		{"bare status", status.Error(codes.Unavailable, "secret"), 503, "UNAVAILABLE", "1", nil},
 	}
 	for _, tt := range tests {
@@ -246,6 +246,19 @@ func TestServiceErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A service of an older version, which does not know the method yet: nothing was done, and the answer says which path it lacks.
+func TestOlderService(t *testing.T) {
+	url := start(t, &backend{older: "transaction"})
+	for _, ask := range []answer{ask(t, "GET", url+"/api/v1/holds/h-1", ""), ask(t, "POST", url+topup, "{}")} {
+		if p := problemIn(t, ask); p.Status != 404 || p.Reason != "ROUTE_NOT_FOUND" || !strings.HasPrefix(p.Detail, "The running version of the service offers nothing at /api/v1/") {
+			t.Errorf("got %+v", p)
+		}
+	}
+	if a := ask(t, "GET", url+account, ""); a.status != 200 {
+		t.Errorf("the other services: %+v", a)
 	}
 }
 

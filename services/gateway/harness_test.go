@@ -54,6 +54,7 @@ type backend struct {
 	caller   rpc.Caller
 	deadline bool
 	request  any
+	older    string // a service that serves nothing of the API yet
 	servers  map[string]*rpc.Server
 	front    *httptest.Server
 }
@@ -248,6 +249,7 @@ func start(t *testing.T, b *backend) string {
 			t.Fatal(err)
 		}
 		switch name {
+		case b.older:
 		case "account":
 			accountv1.RegisterAccountServiceServer(server, b)
 			accountv1.RegisterBooksServiceServer(server, b)

@@ -43,7 +43,7 @@ func also(reasons []string, more ...string) []string { return slices.Concat(reas
 var operations = map[string]facts{
 	"AccountService_CreateAccount":       {answer: createdOr, keyed: true, token: true, reasons: []string{"IDEMPOTENCY_CONFLICT"}},
 	"AccountService_GetAccount":          {token: true, reasons: []string{"ACCOUNT_NOT_FOUND"}},
-	"AccountService_GetAccountBalance":   {reasons: []string{"ACCOUNT_NOT_FOUND"}},
+	"AccountService_GetAccountBalance":   {token: true, reasons: []string{"ACCOUNT_NOT_FOUND"}},
 	"AccountService_GetAccountHistory":   {reasons: []string{"ACCOUNT_NOT_FOUND"}},
 	"AccountService_GetAccountStatement": {reasons: []string{"ACCOUNT_NOT_FOUND"}},
 	"AccountService_WatchAccount":        {answer: events, reasons: []string{"ACCOUNT_NOT_FOUND"}},

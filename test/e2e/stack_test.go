@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,11 +78,20 @@ func round(m *testing.M, name string, start func(dir string) (stack, error)) int
 		fmt.Println("e2e:", err)
 		return 1
 	}
-	all := &seen{answers: asked}
+	told, err := readDocument(now.http + "/openapi.json")
+	if err != nil {
+		fmt.Println("e2e:", err)
+		return 1
+	}
+	all := &seen{document: told, answers: asked, untold: map[string]bool{}}
 	http.DefaultClient.Transport = all
 	code := m.Run()
 	for _, what := range all.missing() {
 		fmt.Println("e2e: proto/gateway.yaml:", what)
+		code = 1
+	}
+	for _, what := range slices.Sorted(maps.Keys(all.untold)) {
+		fmt.Println("e2e: the OpenAPI document does not tell that", what)
 		code = 1
 	}
 	if err := now.stop(); err != nil {

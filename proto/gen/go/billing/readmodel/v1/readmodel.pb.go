@@ -229,8 +229,8 @@ type Rebuild struct {
 	EventsTotal int32 `protobuf:"varint,4,opt,name=events_total,json=eventsTotal,proto3" json:"events_total,omitempty"`
 	// Rows of the new table.
 	Rows int32 `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
-	// Before the switch: rows that both tables show at the same version with other content, and rows that only one of them has
-	// although both should. What the rebuild repaired.
+	// Before the switch: rows that both tables show at the same version with other content, rows that only one of them has although
+	// both should, and rows that are ahead of their stream. What the rebuild repaired.
 	RepairedRows int32 `protobuf:"varint,6,opt,name=repaired_rows,json=repairedRows,proto3" json:"repaired_rows,omitempty"`
 	// Before the switch: rows of the old table that had not caught up with their stream. Not a fault.
 	BehindRows int32 `protobuf:"varint,7,opt,name=behind_rows,json=behindRows,proto3" json:"behind_rows,omitempty"`
