@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
 )
 
 // How long Wait waits at most, and how long it pauses between two looks.
@@ -34,7 +35,8 @@ func (e *BehindError) Error() string {
 }
 
 // Wait returns when the rows show the streams at these versions or newer ones; streams of types that the model does not fold
-// are left aside. It waits for 5 s at most, then returns a *BehindError; where too many wait already, ErrBusy.
+// are left aside. It waits for 5 s at most, then returns a *BehindError; where too many wait already, ErrBusy; where the database does not answer, an
+// *es.UnavailableError.
 func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions map[es.Stream]int64) error {
 	var (
 		ids  []string
@@ -59,7 +61,7 @@ func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions ma
 		err := pool.QueryRow(ctx, `SELECT count(*) FROM unnest($1::uuid[], $2::bigint[]) AS w(id, version)
 			WHERE NOT EXISTS (SELECT FROM `+f.Table+` t WHERE t.id = w.id AND t.version >= w.version)`, ids, want).Scan(&missing)
 		if err != nil {
-			return fmt.Errorf("read versions of %s: %w", f.Table, err)
+			return espg.Classify("read versions of "+f.Table, err)
 		}
 		if missing == 0 {
 			return nil
@@ -69,7 +71,7 @@ func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions ma
 		case <-over.C:
 			return &BehindError{Table: f.Table, Streams: missing}
 		case <-ctx.Done():
-			return ctx.Err()
+			return espg.Classify("wait for "+f.Table, ctx.Err())
 		}
 	}
 }

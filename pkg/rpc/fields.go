@@ -85,7 +85,7 @@ func (f *Fields) Time(field string, value *timestamppb.Timestamp) *time.Time {
 		return nil
 	}
 	if value.CheckValid() != nil {
-		f.Add(field, "timestamp", "")
+		f.Add(field, "timestamp", fmt.Sprintf("%ds %dns", value.GetSeconds(), value.GetNanos()))
 		return nil
 	}
 	at := value.AsTime()

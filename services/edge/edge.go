@@ -7,9 +7,12 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/money"
@@ -94,6 +97,30 @@ func Struct(m map[string]any) *structpb.Struct {
 		return nil // not reachable: it came from JSON
 	}
 	return s
+}
+
+// Timestamp is a time in the API; nil = there is none.
+func Timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// Count fits a count into the API's int32, which JSON shows as a number.
+func Count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here
+
+// OneOf reads a value of a closed set, or nothing.
+func OneOf[T ~string](v *rpc.Fields, field, value string, allowed []T) string {
+	if value == "" {
+		return ""
+	}
+	names := make([]string, len(allowed))
+	for i, a := range allowed {
+		names[i] = string(a)
+	}
+	v.OneOf(field, value, names...)
+	return value
 }
 
 // CurrencySettings add to the catalogue of currencies. The account and the transaction service need the same.

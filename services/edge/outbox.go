@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"math"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -41,6 +40,3 @@ func (s *OutboxServer) GetOutboxStats(ctx context.Context, req *outboxv1.GetOutb
 	}
 	return res, nil
 }
-
-// Count fits a count into the API's int32, which JSON shows as a number.
-func Count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here

@@ -7,43 +7,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/pkg/rpc"
 	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 )
-
-// WaitMax is the longest a caller may wait for the end of what it asked for.
-const WaitMax = 30 * time.Second
-
-// JobWait is how long a caller waits for the end of a job if it does not say.
-const JobWait = 5 * time.Second
-
-// Wait is how long the caller wants to wait, by the request or by its metadata; fallback if neither says.
-func Wait(ctx context.Context, v *rpc.Fields, given *durationpb.Duration, fallback time.Duration) time.Duration {
-	caller := rpc.CallerFrom(ctx)
-	switch {
-	case given != nil:
-		d := given.AsDuration()
-		if given.CheckValid() != nil || d < 0 || d > WaitMax {
-			v.Add("wait", "range:0s.."+WaitMax.String(), d.String())
-		}
-		return d
-	case caller.Wait == "":
-		return fallback
-	}
-	d, err := caller.WaitFor(WaitMax)
-	if err != nil {
-		v.Add("wait", "range:0s.."+WaitMax.String(), caller.Wait)
-	}
-	return d
-}
 
 // ReadModels is a service's billing.readmodel.v1.ReadModelService. Safe for concurrent use.
 type ReadModels struct {
@@ -125,12 +96,4 @@ func rebuildToProto(name string, s job.State) (*readmodelv1.Rebuild, error) {
 		p.Error = &s.Error
 	}
 	return p, nil
-}
-
-// Timestamp is a time in the API; nil = there is none.
-func Timestamp(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
 }

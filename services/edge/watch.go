@@ -75,7 +75,7 @@ func NotAhead(after, head int64) error {
 // After reads the version or id that a watch resumes behind.
 func After(v *rpc.Fields, after *int32) int64 {
 	if after != nil && *after < 0 {
-		v.Add("after", "min:0", "")
+		v.Add("after", "min:0", strconv.Itoa(int(*after)))
 	}
 	if after == nil {
 		return 0

@@ -3,6 +3,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -60,12 +61,7 @@ type Input struct {
 }
 
 // ReservedOn is the payment or hold that reserved for the transaction; empty = none.
-func (in Input) ReservedOn() string {
-	if in.PaymentID != "" {
-		return in.PaymentID
-	}
-	return in.HoldID
-}
+func (in Input) ReservedOn() string { return cmp.Or(in.PaymentID, in.HoldID) }
 
 // ReadInput reads a trigger's data.
 func ReadInput(data json.RawMessage) (Input, error) {

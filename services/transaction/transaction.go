@@ -38,9 +38,9 @@ type Status string
 // The statuses.
 const (
 	Pending     Status = "pending"
-	Completed   Status = "completed" // of a hold: it is placed
-	Failed      Status = "failed"    // refused before any effect
-	Compensated Status = "compensated"
+	Completed   Status = "completed"   // of a hold: it is placed
+	Failed      Status = "failed"      // refused before any effect
+	Compensated Status = "compensated" // undone
 )
 
 // Statuses lists them.

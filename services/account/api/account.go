@@ -297,9 +297,9 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 	var v rpc.Fields
 	v.MaxLen("ownerId", req.GetOwnerId(), 128)
 	v.MaxLen("ownerType", req.GetOwnerType(), 64)
-	optionally(&v, "accountType", req.GetAccountType(), account.Types()...)
-	optionally(&v, "status", req.GetStatus(), account.Statuses()...)
-	optionally(&v, "currency", req.GetCurrency(), s.Currencies.Codes()...)
+	edge.OneOf(&v, "accountType", req.GetAccountType(), account.Types())
+	edge.OneOf(&v, "status", req.GetStatus(), account.Statuses())
+	edge.OneOf(&v, "currency", req.GetCurrency(), s.Currencies.Codes())
 	size := v.PageSize("pageSize", req.GetPageSize(), edge.PageSize, edge.PageSizeMax)
 	seen := edge.ReadConsistencyToken(&v, req.GetConsistencyToken())
 	if err := v.Err(); err != nil {
@@ -330,13 +330,6 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 		res.Accounts = append(res.Accounts, toProto(e.ID, e.Account))
 	}
 	return res, nil
-}
-
-// optionally needs one of a closed set, or nothing.
-func optionally(v *rpc.Fields, field, value string, allowed ...string) {
-	if value != "" {
-		v.OneOf(field, value, allowed...)
-	}
 }
 
 // command addresses a domain command to an account.

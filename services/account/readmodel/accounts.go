@@ -65,10 +65,7 @@ type Entry struct {
 
 // Wait returns when the list shows accounts at these versions or newer ones; see projection.Folded.
 func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64) error {
-	if err := a.model.Wait(ctx, a.pool, versions); err != nil {
-		return espg.Classify("wait for accounts", err)
-	}
-	return nil
+	return a.model.Wait(ctx, a.pool, versions)
 }
 
 // List returns accounts, newest first.

@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,7 +23,7 @@ const batchFlights = 256
 func (s *Server) Batch(ctx context.Context, req *transactionv1.BatchRequest) (*transactionv1.BatchResponse, error) {
 	items := req.GetTransactions()
 	if n := len(items); n == 0 || n > edge.BatchMax {
-		return nil, rpc.Invalid(rpc.Violation{Field: "transactions", Rule: "items:1..1000"})
+		return nil, rpc.Invalid(rpc.Violation{Field: "transactions", Rule: fmt.Sprintf("items:1..%d", edge.BatchMax), Value: strconv.Itoa(n)})
 	}
 	// The key of the request's metadata is nobody's here.
 	caller := rpc.CallerFrom(ctx)
@@ -76,7 +78,7 @@ func (s *Server) readItem(ctx context.Context, v *rpc.Fields, x *transactionv1.B
 			IdempotencyKey: x.GetIdempotencyKey(), PaymentId: x.GetPaymentId(), Amount: x.Amount, Reason: x.Reason, Metadata: x.GetMetadata(),
 		})
 	}
-	oneOf(v, "type", x.GetType(), itemTypes)
+	edge.OneOf(v, "type", x.GetType(), itemTypes)
 	v.Required("type", x.GetType())
 	return transaction.Request{}, nil
 }

@@ -46,11 +46,11 @@ func (s *Server) readHold(ctx context.Context, v *rpc.Fields, req *transactionv1
 		r.ExpiresAt, r.DefaultExpiry = now.Add(holdDefault), true
 		return r
 	}
-	if req.GetExpiresAt().CheckValid() != nil {
-		v.Add("expiresAt", "timestamp", "")
+	at := v.Time("expiresAt", req.GetExpiresAt())
+	if at == nil {
 		return r
 	}
-	r.ExpiresAt = req.GetExpiresAt().AsTime().Truncate(time.Millisecond)
+	r.ExpiresAt = at.Truncate(time.Millisecond)
 	// Not a violation of the shape: a repeat gets the answer of the first request, although its time may be over by now.
 	if given := r.ExpiresAt.Format(time.RFC3339Nano); !r.ExpiresAt.After(now) {
 		r.Checked = rpc.Invalid(rpc.Violation{Field: "expiresAt", Rule: "after:now", Value: given})
@@ -89,7 +89,7 @@ func (s *Server) ListHolds(ctx context.Context, req *transactionv1.ListHoldsRequ
 	if req.GetAccountId() != "" {
 		f.SourceID = v.UUID("accountId", req.GetAccountId())
 	}
-	f.HoldStatus = oneOf(&v, "status", req.GetStatus(), transaction.HoldStatuses())
+	f.HoldStatus = edge.OneOf(&v, "status", req.GetStatus(), transaction.HoldStatuses())
 	entries, next, err := s.list(ctx, &v, f, req.GetPageSize(), req.GetPageToken(), req.GetConsistencyToken())
 	if err != nil {
 		return nil, err

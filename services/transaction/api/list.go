@@ -48,25 +48,12 @@ func (s *Server) readFilter(ctx context.Context, v *rpc.Fields, req *transaction
 	if req.GetPaymentId() != "" {
 		f.PaymentID = v.UUID("paymentId", req.GetPaymentId())
 	}
-	f.Type = oneOf(v, "type", req.GetType(), transaction.Types())
-	f.Status = oneOf(v, "status", req.GetStatus(), transaction.Statuses())
-	f.Currency = oneOf(v, "currency", req.GetCurrency(), s.Currencies.Codes())
+	f.Type = edge.OneOf(v, "type", req.GetType(), transaction.Types())
+	f.Status = edge.OneOf(v, "status", req.GetStatus(), transaction.Statuses())
+	f.Currency = edge.OneOf(v, "currency", req.GetCurrency(), s.Currencies.Codes())
 	f.MinAmount, f.MaxAmount = readBound(v, "minAmount", req.GetMinAmount()), readBound(v, "maxAmount", req.GetMaxAmount())
 	f.From, f.To = v.Time("createdFrom", req.GetCreatedFrom()), v.Time("createdTo", req.GetCreatedTo())
 	return f
-}
-
-// oneOf reads a value of a closed set, or nothing.
-func oneOf[T ~string](v *rpc.Fields, field, value string, allowed []T) string {
-	if value == "" {
-		return ""
-	}
-	names := make([]string, len(allowed))
-	for i, a := range allowed {
-		names[i] = string(a)
-	}
-	v.OneOf(field, value, names...)
-	return value
 }
 
 // boundScale is the largest scale that a currency can have.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -80,12 +81,8 @@ func (s *Server) requestTransaction(ctx context.Context, c cqrs.Message[RequestT
 	if r.Checked == nil && r.SourceID != "" && r.Type != transaction.Release {
 		r.Checked = s.checkAccounts(ctx, r)
 	}
-	other := r.PaymentID
-	if other == "" {
-		other = r.HoldID
-	}
 	return s.Executor.Execute(ctx, es.Command[transaction.Command]{
-		ID: c.ID, StreamID: r.ID, OtherID: other, At: c.At, CorrelationID: c.CorrelationID, Metadata: c.Metadata(), Creates: true, Body: r,
+		ID: c.ID, StreamID: r.ID, OtherID: cmp.Or(r.PaymentID, r.HoldID), At: c.At, CorrelationID: c.CorrelationID, Metadata: c.Metadata(), Creates: true, Body: r,
 	})
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
@@ -113,8 +114,8 @@ const openMax = 100
 // FilterOpenTransactions says which of these transactions have not ended.
 func (s *Server) FilterOpenTransactions(ctx context.Context, req *transactionv1.FilterOpenTransactionsRequest) (*transactionv1.FilterOpenTransactionsResponse, error) {
 	var v rpc.Fields
-	if len(req.GetTransactionIds()) > edge.BatchMax {
-		v.Add("transactionIds", "max_items:1000", "")
+	if n := len(req.GetTransactionIds()); n > edge.BatchMax {
+		v.Add("transactionIds", "max_items:"+strconv.Itoa(edge.BatchMax), strconv.Itoa(n))
 	}
 	ids := make([]string, len(req.GetTransactionIds()))
 	for i, id := range req.GetTransactionIds() {

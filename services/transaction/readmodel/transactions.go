@@ -43,7 +43,7 @@ func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, i
 	return projection.New(t.pool, t.model, load)
 }
 
-// Wait returns when the list shows these versions.
+// Wait returns when the list shows transactions at these versions or newer ones; see projection.Folded.
 func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64) error {
 	return t.model.Wait(ctx, t.pool, versions)
 }
