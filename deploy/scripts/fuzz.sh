@@ -74,6 +74,9 @@ root=$PWD
 # What fuzzing must never break, whatever it sent.
 curl -sf "$api/readyz" >/dev/null || { echo "the system is not ready any more"; code=1; }
 python3 test/fuzz/audit.py "$api" || code=1
+kill -TERM "$system" && wait "$system" || { echo "the system did not stop in order"; code=1; }
+system=""
+[ -s "$work/data/billing.log" ] || { echo "there is no log"; code=1; }
 if grep -m 5 'level=ERROR' "$work/data/billing.log"; then
   echo "the log has errors (above)"
   code=1

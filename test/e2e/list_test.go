@@ -44,12 +44,14 @@ func TestTransactionFilters(t *testing.T) {
 		t.Fatalf("void: %s", a.raw)
 	}
 	var release string
-	eventually(t, "the release is listed", func() bool {
+	eventually(t, "the lists have caught up", func() bool {
 		ids := shown(t, "/api/v1/transactions?type=release&status=completed&"+account, "transactions", "transactionId")
 		if len(ids) == 1 {
 			release = ids[0]
 		}
-		return len(ids) == 1
+		return len(ids) == 1 && len(shown(t, "/api/v1/transactions?status=completed&"+account, "transactions", "transactionId")) == 6 &&
+			len(shown(t, "/api/v1/transactions?status=failed&"+account, "transactions", "transactionId")) == 1 &&
+			len(shown(t, "/api/v1/holds?status=voided&"+account, "holds", "holdId")) == 1
 	})
 	at := must(t, http.StatusOK, "GET", "/api/v1/transactions/"+refund, nil)["createdAt"].(string)
 	for filter, want := range map[string][]string{

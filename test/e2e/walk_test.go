@@ -62,6 +62,7 @@ func (w walked) Books() map[string]model.Sums {
 
 // The running system does what the model does, whatever is asked of it in whatever order.
 func TestWalks(t *testing.T) {
+	settled(t) // what other tests asked for
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if !given {

@@ -86,7 +86,8 @@ func TestWatchersMissNothing(t *testing.T) {
 	defer cancel()
 	seen := make(chan error, 2)
 	go func() { seen <- followAll(ctx, account, last) }()
-	go func() { seen <- receiveAll(ctx, t, account, last) }()
+	client := accountv1.NewAccountServiceClient(dial(t, now.account))
+	go func() { seen <- receiveAll(ctx, client, account, last) }()
 	for n := *watchEvents; n > 0; {
 		var items []object
 		for range min(n, 100) {
@@ -140,8 +141,7 @@ func followAll(ctx context.Context, account string, last int) error {
 	return nil
 }
 
-func receiveAll(ctx context.Context, t *testing.T, account string, last int) error {
-	client := accountv1.NewAccountServiceClient(dial(t, now.account))
+func receiveAll(ctx context.Context, client accountv1.AccountServiceClient, account string, last int) error {
 	for at := int32(0); at < int32(last); {
 		cut, end := context.WithCancel(ctx)
 		stream, err := client.WatchAccount(cut, &accountv1.WatchAccountRequest{AccountId: account, After: &at})
@@ -166,10 +166,10 @@ func receiveAll(ctx context.Context, t *testing.T, account string, last int) err
 // A saga is watched from before its first step to its end, which ends the stream.
 func TestWatchASaga(t *testing.T) {
 	source, destination := funded(t, "100.00"), open(t, "USER", "maxBalance", "10.00")
-	for _, tc := range []struct{ amount, want string }{
-		{"10.00", "started, step_completed debit_source, step_completed credit_destination, step_completed complete_transaction, completed"},
-		{"50.00", "started, step_completed debit_source, refused credit_destination, compensation_completed credit_source_rollback, compensated"},
-		{"500.00", "started, refused debit_source, failed"},
+	for _, tc := range []struct{ amount, end, want string }{
+		{"10.00", "TransferCompleted", "started, step_completed debit_source, step_completed credit_destination, step_completed complete_transaction, completed"},
+		{"50.00", "TransferCompensated", "started, step_completed debit_source, refused credit_destination, compensation_completed credit_source_rollback, compensated"},
+		{"500.00", "TransferFailed", "started, refused debit_source, failed"},
 	} {
 		tx := call(t, "POST", "/api/v1/transactions/transfer", order(source, destination, tc.amount))
 		id, _ := tx.body["transactionId"].(string)
@@ -195,8 +195,8 @@ func TestWatchASaga(t *testing.T) {
 			return len(types) == 2
 		})
 		cancel()
-		if err != nil || types[0] != "TransferRequested" {
-			t.Errorf("the transaction: %v, %v", types, err)
+		if got := strings.Join(types, ", "); err != nil || got != "TransferRequested, "+tc.end {
+			t.Errorf("the transaction: %s (%v), want its end %s", got, err, tc.end)
 		}
 	}
 }

@@ -20,3 +20,5 @@ accepted = sum(phase["accepted"] for of in report["valid_rates"].values() for ph
 print(
     f"fuzz: {cases['generated']} cases over {operations['tested']} operations in {seconds} s, {accepted} of the allowed ones accepted, "
     f"{cases['unique_failures']} failures, {len(report['errors'])} errors; {'ok' if code == '0' else 'FAILED'}; seed {seed}")
+if not operations["tested"] or not accepted:
+    sys.exit("fuzz: no allowed request was accepted")

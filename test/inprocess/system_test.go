@@ -80,30 +80,36 @@ func start(t *testing.T) *services {
 	committed := edge.NewWatches(t.Context())
 	triggers := make(chan []es.Event, 4096)
 	transactionStore := &telling{Store: memory.New(), told: func(events []es.Event) {
-		s.open.note(events)
+		if err := s.open.note(events); err != nil {
+			t.Error(err)
+		}
 		committed.Hub.Notify(events)
 		triggers <- events
 	}}
 	s.transactions, err = es.NewExecutor(transaction.Decider(), transactionStore, es.ExecutorOptions{})
 	must(err)
 	stop(s.transactions.Close)
-	sides := transactionclients.NewAccounts(s.account)
-	stop(sides.Close)
+	asked := transactionclients.NewAccounts(s.account)
+	stop(asked.Close)
 	transactionapi.New(transactionapi.Parts{
-		Executor: s.transactions, Store: transactionStore, Watches: committed, Accounts: sides, Currencies: money.Default(), Secret: secret,
+		Executor: s.transactions, Store: transactionStore, Watches: committed, Accounts: asked, Currencies: money.Default(), Secret: secret,
 	}).Register(s.transaction)
-	go s.relay(t.Context(), registry, triggers)
+	go s.relay(t, registry, triggers)
 	return s
 }
 
 // relay starts the sagas of what was committed.
-func (s *services) relay(ctx context.Context, registry saga.Registry, committed <-chan []es.Event) {
+func (s *services) relay(t testing.TB, registry saga.Registry, committed <-chan []es.Event) {
+	ctx := t.Context()
 	for {
 		select {
 		case events := <-committed:
 			for _, e := range events {
 				if _, ok := registry.ByTrigger(e.Type); ok {
 					if _, err := s.sagas.Start(ctx, sagaapi.Triggers([]es.Event{e})); err != nil {
+						if ctx.Err() == nil {
+							t.Errorf("start the saga of %s: %v", e.Stream, err)
+						}
 						return
 					}
 				}
@@ -163,17 +169,22 @@ type open struct {
 	by map[string][2]string
 }
 
-func (o *open) note(events []es.Event) {
+func (o *open) note(events []es.Event) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range events {
-		switch f, _ := transaction.Decode(e); f := f.(type) {
+		f, err := transaction.Decode(e)
+		if err != nil {
+			return err
+		}
+		switch f := f.(type) {
 		case transaction.Requested:
 			o.by[e.Stream.ID] = [2]string{f.SourceID, f.DestinationID}
 		case transaction.Ended:
 			delete(o.by, e.Stream.ID)
 		}
 	}
+	return nil
 }
 
 func (o *open) of(_ context.Context, accountID string) ([]string, error) {

@@ -174,7 +174,11 @@ func (s *system) follow(ctx context.Context, account string, last int, versions 
 		case name == "id":
 			id, _ = strconv.Atoi(value)
 		case name == "" && id > 0: // the event is whole
-			versions <- id
+			select {
+			case versions <- id:
+			case <-ctx.Done(): // nobody takes them any more
+				return last
+			}
 			last, id = id, 0
 		}
 	}

@@ -264,6 +264,9 @@ func (d *demo) post(path string, body object) object {
 
 // refused posts what has to be refused for this reason.
 func (d *demo) refused(path string, body object, reason string) {
+	if d.err != nil {
+		return
+	}
 	problem := d.post(path, body)
 	if d.err == nil {
 		d.err = fmt.Errorf("%s was not refused: %v", path, problem)
