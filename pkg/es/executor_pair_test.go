@@ -1,7 +1,6 @@
 package es_test
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -109,7 +108,7 @@ func TestPairsAreNotDoneTwice(t *testing.T) {
 			}
 			for i, r := range x.ExecuteAll(t.Context(), group) {
 				if r.Err != nil || len(r.Value.Events) != 1 {
-					rt.Fatalf("%s: %+v, %v", group[i].Key, r.Value, errors.Join(r.Err))
+					rt.Fatalf("%s: %+v, %v", group[i].Key, r.Value, r.Err)
 				}
 			}
 		}

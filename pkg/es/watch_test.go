@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -36,7 +37,7 @@ func TestWatchResumes(t *testing.T) {
 	})
 	var seen int64
 	for cut := int64(1); seen < total; cut++ {
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		n := int64(0)
 		for e, err := range hub.Watch(ctx, store, st, seen) {
 			if err != nil {
@@ -49,6 +50,9 @@ func TestWatchResumes(t *testing.T) {
 			if n++; n == cut%17+1 || seen == total {
 				break
 			}
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("nothing follows version %d", seen)
 		}
 		cancel()
 	}

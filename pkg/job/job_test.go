@@ -108,7 +108,11 @@ func TestOfManyStartsOneRuns(t *testing.T) {
 	for range 8 {
 		j := instance(t, pool)
 		starts.Go(func() {
-			if start(t, j, func(ctx context.Context, r *job.Run) error { <-goOn; return finish(ctx, r, nil) }) {
+			ours, err := j.Start(t.Context(), "rebuild", func(ctx context.Context, r *job.Run) error { <-goOn; return finish(ctx, r, nil) })
+			if err != nil {
+				t.Error(err)
+			}
+			if ours {
 				mu.Lock()
 				started++
 				mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -59,5 +60,27 @@ func execute(t testing.TB, server, sql string) {
 	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// AwaitLock returns once n locks on a table are waited for, or enough says that there will be none; nil = there will be.
+func AwaitLock(t testing.TB, pool *pgxpool.Pool, table string, n int, enough func() bool) {
+	t.Helper()
+	look := time.NewTicker(3 * time.Millisecond)
+	defer look.Stop()
+	late := time.After(20 * time.Second)
+	for {
+		var waiting int
+		if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE relation = $1::text::regclass AND NOT granted`, table).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		if waiting >= n || enough != nil && enough() {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-late:
+			t.Fatalf("%d wait for a lock on %s, want %d", waiting, table, n)
+		}
 	}
 }

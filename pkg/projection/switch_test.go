@@ -14,6 +14,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/job"
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/projection"
 )
 
@@ -117,7 +118,11 @@ func TestReadsAndWritesDuringARebuild(t *testing.T) {
 	if d.Rows != streams || d.Repaired != 0 || d.Behind != 0 || d.Events != streams*events {
 		t.Errorf("at the end: %+v", d)
 	}
-	for id, r := range f.table(t) {
+	shown := f.table(t)
+	if len(shown) != streams {
+		t.Errorf("%d rows", len(shown))
+	}
+	for id, r := range shown {
 		if r.Version != events {
 			t.Errorf("%s shows version %d", id, r.Version)
 		}
@@ -143,11 +148,7 @@ func TestAWriteDuringTheSwitchIsNotLost(t *testing.T) {
 	}
 	handled := make(chan error, 1)
 	go func() { handled <- f.Handle(context.Background(), events[3:]) }()
-	for waits := false; !waits && len(handled) == 0; { // until it waits, or went through
-		if err := f.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'account'::regclass AND NOT granted)`).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.AwaitLock(t, f.pool, "account", 1, func() bool { return len(handled) > 0 }) // until it waits, or went through
 	if r := f.row(t, s); r.Version != 3 {
 		t.Errorf("a reader beside it: %+v", r)
 	}
@@ -219,18 +220,13 @@ func TestTheSwitchWaitsForALongReader(t *testing.T) {
 	}
 	count()
 	f.start(t, f.store)
-	for { // until the switch stands before the reader
-		var waits bool
-		if err := f.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'account'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted)`).Scan(&waits); err != nil {
-			t.Fatal(err)
+	pgtest.AwaitLock(t, f.pool, "account", 1, func() bool { // until the switch stands before the reader
+		st, err := f.jobs.Latest(t.Context(), "rebuild")
+		if err != nil || st.Status != job.Running {
+			t.Fatalf("%+v, %v", st, err)
 		}
-		if waits {
-			break
-		}
-		if st, _ := f.jobs.Latest(t.Context(), "rebuild"); st.Status != job.Running {
-			t.Fatalf("%+v", st)
-		}
-	}
+		return false
+	})
 	if r := f.row(t, s); r.Version != 2 {
 		t.Errorf("a reader beside it: %+v", r)
 	}
@@ -292,12 +288,10 @@ func TestWaitingBatchesLeaveConnections(t *testing.T) {
 			}
 		})
 	}
-	for waiting := 0; waiting < 2; {
-		if err := f.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE relation = 'account'::regclass AND NOT granted`).Scan(&waiting); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := pool.Ping(t.Context()); err != nil {
+	pgtest.AwaitLock(t, f.pool, "account", 2, nil)
+	soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := pool.Ping(soon); err != nil {
 		t.Error(err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {

@@ -35,7 +35,7 @@ func captured(step string, dir account.Direction, before, by, after, id, heldCha
 	return f
 }
 
-// refusedHold is the register of a hold that a rule refused; the sentence is not compared.
+// refusedHold fails the test unless the hold was refused by a rule, with this reason and sentence.
 func refusedHold(t *testing.T, then *estest.Then[account.Account], c account.PlaceHold, reason, message string) {
 	t.Helper()
 	then.Then(account.PostingRefused{

@@ -63,8 +63,8 @@ func TestRebuildOverTheAPI(t *testing.T) {
 		}
 	}
 	goOn <- nil
-	for get().GetStatus() == "running" {
-		continue
+	if _, err := s.Jobs.Wait(t.Context(), "rebuild accounts", time.Minute); err != nil {
+		t.Fatal(err)
 	}
 	if r := get(); r.GetStatus() != "switched" || r.GetEvents() != 10 || r.GetEventsTotal() != 10 || r.GetRows() != 4 || r.GetRepairedRows() != 3 ||
 		r.GetBehindRows() != 1 || r.GetChecksum() != "abc" || r.GetEventsPerSecond() == 0 || r.GetEndedAt() == nil || r.Error != nil {

@@ -36,7 +36,7 @@ func TestWatchesAreBounded(t *testing.T) {
 	for range most {
 		<-running
 	}
-	if e := rpc.ErrorOf(w.Serve(t.Context(), untilEnd(nil))); e == nil || e.Reason != "OVERLOADED" || e.RetryAfter == 0 {
+	if e := rpc.ErrorOf(w.Serve(t.Context(), func(context.Context) error { return nil })); e == nil || e.Reason != "OVERLOADED" || e.RetryAfter == 0 {
 		t.Errorf("one too many: %v", e)
 	}
 	cancel()

@@ -252,8 +252,8 @@ func TestServiceErrors(t *testing.T) {
 // A service of an older version, which does not know the method yet: nothing was done, and the answer says which path it lacks.
 func TestOlderService(t *testing.T) {
 	url := start(t, &backend{older: "transaction"})
-	for _, ask := range []answer{ask(t, "GET", url+"/api/v1/holds/h-1", ""), ask(t, "POST", url+topup, "{}")} {
-		if p := problemIn(t, ask); p.Status != 404 || p.Reason != "ROUTE_NOT_FOUND" || !strings.HasPrefix(p.Detail, "The running version of the service offers nothing at /api/v1/") {
+	for _, a := range []answer{ask(t, "GET", url+"/api/v1/holds/h-1", ""), ask(t, "POST", url+topup, "{}")} {
+		if p := problemIn(t, a); p.Status != 404 || p.Reason != "ROUTE_NOT_FOUND" || !strings.HasPrefix(p.Detail, "The running version of the service offers nothing at /api/v1/") {
 			t.Errorf("got %+v", p)
 		}
 	}

@@ -5,10 +5,13 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestHolds(t *testing.T) {
@@ -119,12 +122,13 @@ func TestListFilters(t *testing.T) {
 	url := start(t, b)
 	id := "7f3c1b9e-4d2a-4c1e-9b7a-2f6d8e5a1c03"
 	a := ask(t, "GET", url+transactions+"?accountId="+id+"&type=payment&status=pending&currency=USD&minAmount=1&maxAmount=2.50"+
-		"&createdFrom=2025-01-01T00:00:00%2B01:00&createdTo=2025-02-01T00:00:00.5Z&stuck=false&paymentId="+id, "")
-	r, ok := b.request.(*transactionv1.ListTransactionsRequest)
-	if a.status != 200 || a.body != `{"transactions":[],"nextPageToken":""}` || !ok {
-		t.Fatalf("got %+v, asked %v", a, b.request)
+		"&createdFrom=2025-01-01T00:00:00%2B01:00&createdTo=2025-02-01T00:00:00.5Z&stuck=true&paymentId="+id, "")
+	want := &transactionv1.ListTransactionsRequest{
+		AccountId: id, Type: "payment", Status: "pending", Currency: "USD", MinAmount: "1", MaxAmount: "2.50",
+		CreatedFrom: timestamppb.New(time.Date(2024, 12, 31, 23, 0, 0, 0, time.UTC)), CreatedTo: timestamppb.New(time.Date(2025, 2, 1, 0, 0, 0, 5e8, time.UTC)),
+		Stuck: true, PaymentId: id,
 	}
-	if r.GetMaxAmount() != "2.50" || r.GetCreatedFrom().AsTime().Hour() != 23 || r.GetCreatedTo().GetNanos() != 5e8 || r.GetStuck() || r.GetPaymentId() != id {
-		t.Errorf("asked %v", r)
+	if r, ok := b.request.(*transactionv1.ListTransactionsRequest); a.status != 200 || a.body != `{"transactions":[],"nextPageToken":""}` || !ok || !proto.Equal(r, want) {
+		t.Errorf("got %+v, asked %v", a, b.request)
 	}
 }

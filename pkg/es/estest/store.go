@@ -364,6 +364,9 @@ func testClock(t *testing.T, s es.Store) {
 		seen = append(seen, look{at, before(at)})
 	}
 	wg.Wait()
+	if at, err := s.Clock(t.Context()); err != nil || before(at.Add(time.Microsecond)) != writers*each {
+		t.Errorf("the clock says %s (%v), and not everything was recorded by then", at, err)
+	}
 	for _, l := range seen {
 		if n := before(l.at); n != l.n {
 			t.Errorf("%d events were recorded before %s, and %d later on", l.n, l.at, n)

@@ -163,7 +163,7 @@ func (h *harness) holds(accountID, want string) {
 	}
 }
 
-// events are the types of the account's events, in order.
+// events are the account's events, in order.
 func (h *harness) events(accountID string) []es.Event {
 	h.t.Helper()
 	events, err := h.store.Load(h.t.Context(), es.Stream{Type: account.AggregateType, ID: accountID}, 0, 0)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,7 +20,7 @@ func TestHistory(t *testing.T) {
 	h := newPostgresHarness(t)
 	id := h.lives(1, 30)[0]
 	want := h.events(id)
-	for _, size := range []int32{1, 7, int32(len(want)) - 1, int32(len(want)), 200, 0} {
+	for _, size := range []int32{1, int32(len(want)) - 1, int32(len(want)), 200, 0, 7} { // 7 last: the account goes on there
 		var got []*eventv1.RecordedEvent
 		for token, pages := "", 0; ; pages++ {
 			res, err := h.GetAccountHistory(t.Context(), &accountv1.GetAccountHistoryRequest{AccountId: id, PageSize: size, PageToken: token})
@@ -42,7 +43,6 @@ func TestHistory(t *testing.T) {
 				t.Fatalf("event %d by pages of %d\n got %v\nwant %v (%v)", i, size, e, shown, err)
 			}
 		}
-		want = h.events(id)
 	}
 }
 
@@ -151,6 +151,11 @@ func TestListWaitsForAToken(t *testing.T) {
 	token := edge.ConsistencyToken(stream(id), 2)
 	if res, err := h.ListAccounts(t.Context(), &accountv1.ListAccountsRequest{}); err != nil || len(res.GetAccounts()) != 0 {
 		t.Fatalf("nothing was published yet: %v, %v", res, err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if res, err := h.ListAccounts(short, &accountv1.ListAccountsRequest{ConsistencyToken: token}); err == nil {
+		t.Errorf("shown before it was published: %v", res)
 	}
 	listed := make(chan *accountv1.ListAccountsResponse)
 	go func() {

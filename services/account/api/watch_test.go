@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
@@ -20,31 +19,13 @@ import (
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
 	"example.com/billing/services/edge"
+	"example.com/billing/services/edge/edgetest"
 )
 
 // serve puts the service on a port, as it runs, and returns its server and a client.
 func (h *harness) serve() (*rpc.Server, accountv1.AccountServiceClient) {
 	h.t.Helper()
-	catalog, err := edge.Catalog()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	server, err := rpc.NewServer(rpc.ServerConfig{Log: slog.New(slog.DiscardHandler), Catalog: catalog})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.Register(server)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	go func() { _ = server.Serve(l) }()
-	h.t.Cleanup(server.Stop)
-	conn, err := rpc.Dial(l.Addr().String())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { _ = conn.Close() })
+	server, conn := edgetest.Serve(h.t, h.Register)
 	return server, accountv1.NewAccountServiceClient(conn)
 }
 
@@ -74,7 +55,7 @@ func TestWatchResumes(t *testing.T) {
 		}
 	})
 	for seen := int32(0); seen < total; {
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		s := watch(ctx, t, c, id, seen)
 		for range 1 + rand.IntN(20) {
 			res, err := s.Recv()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -22,7 +21,6 @@ import (
 	"example.com/billing/pkg/money"
 	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/projection"
-	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/account"
@@ -31,6 +29,7 @@ import (
 	"example.com/billing/services/account/clients"
 	"example.com/billing/services/account/readmodel"
 	"example.com/billing/services/account/reconcile"
+	"example.com/billing/services/edge/edgetest"
 )
 
 // settlement is a transaction service that knows which transactions are open.
@@ -103,20 +102,7 @@ func newWorld(t *testing.T) *world {
 // instance is one more instance of the API.
 func (w *world) instance(jobs *job.Jobs) *api.Server {
 	w.t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(w.t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	transactionv1.RegisterSettlementServiceServer(server, w.transactions)
-	go func() { _ = server.Serve(l) }()
-	w.t.Cleanup(server.Stop)
-	conn, err := rpc.Dial(l.Addr().String())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = conn.Close() })
+	_, conn := edgetest.Serve(w.t, func(r grpc.ServiceRegistrar) { transactionv1.RegisterSettlementServiceServer(r, w.transactions) })
 	return api.New(api.Parts{
 		Executor: w.executor, Accounts: w.model, Pool: w.pool, Currencies: money.Default(), Secret: []byte("secret"),
 		Reconciler: reconcile.New(w.pool, jobs, clients.NewTransactions(conn)),

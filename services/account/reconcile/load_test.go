@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/projection"
@@ -30,7 +31,10 @@ func TestUnderLoadItStaysClean(t *testing.T) {
 			return true
 		}
 	}
+	end := sync.OnceFunc(func() { close(stop) })
 	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer end()
 	for worker := range 6 {
 		random := rand.New(rand.NewPCG(uint64(worker), 1))
 		busy.Go(func() {
@@ -57,7 +61,7 @@ func TestUnderLoadItStaysClean(t *testing.T) {
 			}
 			s, err := w.jobs.Wait(context.Background(), "rebuild", 0)
 			for err == nil && s.Status == job.Running {
-				s, err = w.jobs.Wait(context.Background(), "rebuild", 1e9)
+				s, err = w.jobs.Wait(context.Background(), "rebuild", time.Second)
 			}
 			var d projection.Rebuilt
 			if err != nil || s.Status != job.Done || json.Unmarshal(s.Detail, &d) != nil || d.Repaired != 0 {
@@ -82,7 +86,7 @@ func TestUnderLoadItStaysClean(t *testing.T) {
 			w.wantClean(w.one(id))
 		}
 	}
-	close(stop)
+	end()
 	busy.Wait()
 	w.wantClean(w.all())
 	if rebuilds == 0 {

@@ -2,7 +2,6 @@ package reconcile_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/billing/pkg/job"
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
@@ -88,9 +88,9 @@ func TestWhatIsAlteredIsFound(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		sql      string
-		kind     string // "alone" below: nothing else is found
+		kind     string
 		detail   string
-		alone    bool
+		alone    bool // nothing else is found
 		currency bool // named by its currency
 	}{
 		"the first event is deleted":         {`DELETE FROM es_event` + ofAlice + ` AND version = 1`, "sequence", "After version 0", false, false},
@@ -243,11 +243,7 @@ func TestASwitchAtTheBeginning(t *testing.T) {
 	if err := s.Reconciler.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for waits := false; !waits; {
-		if err := s.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'account_view'::regclass AND NOT granted)`).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.AwaitLock(t, s.pool, "account_view", 1, nil)
 	if _, err := tx.Exec(t.Context(), `CREATE TABLE made (LIKE account_view INCLUDING ALL); INSERT INTO made SELECT * FROM account_view;
 		DROP TABLE account_view; ALTER TABLE made RENAME TO account_view`); err != nil {
 		t.Fatal(err)
@@ -262,7 +258,7 @@ func TestASwitchAtTheBeginning(t *testing.T) {
 
 func TestWhatCannotBeCheckedFails(t *testing.T) {
 	s := newSmall(t)
-	s.transactions.fail = errors.New("not today")
+	s.transactions.fail = rpc.Fail(rpc.ReasonUnavailable, "not today")
 	s.wantClean(s.all()) // nothing is in transit: nobody is asked
 	s.debit(uuid.NewString(), s.alice, "5.00")
 	if r := s.all(); r.GetStatus() != "failed" || !strings.Contains(r.GetError(), "not today") || r.GetEndedAt() == nil {

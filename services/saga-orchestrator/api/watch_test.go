@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -30,6 +29,7 @@ import (
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
+	"example.com/billing/services/edge/edgetest"
 	orchestrator "example.com/billing/services/saga-orchestrator"
 )
 
@@ -114,27 +114,8 @@ func (h *harness) instance(stop context.Context, a act) *instance {
 		defer cancel()
 		_ = engine.Stop(ctx)
 	})
-	catalog, err := edge.Catalog()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	server, err := rpc.NewServer(rpc.ServerConfig{Log: slog.New(slog.DiscardHandler), Catalog: catalog})
-	if err != nil {
-		h.t.Fatal(err)
-	}
 	s := New(engine, h.store, registry, h.transactions, edge.NewWatches(stop))
-	s.Register(server)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	go func() { _ = server.Serve(l) }()
-	h.t.Cleanup(server.Stop)
-	conn, err := rpc.Dial(l.Addr().String())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { _ = conn.Close() })
+	server, conn := edgetest.Serve(h.t, s.Register)
 	return &instance{Server: s, grpc: server, client: sagav1.NewSagaServiceClient(conn)}
 }
 
@@ -177,7 +158,7 @@ func (h *harness) next(s grpc.ServerStreamingClient[sagav1.WatchSagaResponse]) s
 		b, _ := json.Marshal(e.GetResult().AsMap())
 		out += " " + string(b)
 	}
-	if e.GetTimestamp().AsTime().IsZero() {
+	if e.Timestamp == nil || e.GetTimestamp().AsTime().IsZero() {
 		h.t.Errorf("%s has no time", out)
 	}
 	return out

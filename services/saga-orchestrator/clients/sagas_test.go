@@ -20,23 +20,21 @@ const (
 
 // inTermsOf puts a saga's own words in the place of those of a transfer.
 func inTermsOf(name string) *strings.Replacer {
-	words := map[string][4]string{
-		"payment": {"customer", "merchant", "customer", "merchant"}, "refund": {"merchant", "customer", "merchant", "customer"},
-	}
+	words := map[string][2]string{"payment": {"customer", "merchant"}, "refund": {"merchant", "customer"}}
 	w, ok := words[name]
 	if !ok {
-		w = [4]string{"source", "destination", "source", "destination"}
+		w = [2]string{"source", "destination"}
 	}
 	return strings.NewReplacer(
 		"TYPE", name, "debit_source", "debit_"+w[0], "credit_destination", "credit_"+w[1], "credit_source_rollback", "credit_"+w[0]+"_rollback",
-		"sourceNewBalance", w[2]+"NewBalance", "destinationNewBalance", w[3]+"NewBalance",
+		"sourceNewBalance", w[0]+"NewBalance", "destinationNewBalance", w[1]+"NewBalance",
 	)
 }
 
 // The sagas that move money, from their trigger to their end, on the engine.
 func TestSagas(t *testing.T) {
 	for _, d := range orchestrator.Definitions() {
-		if len(d.Steps) != 3 {
+		if d.Name == "hold" || d.Name == "release" { // TestHoldSagas
 			continue
 		}
 		words := inTermsOf(d.Name)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -227,19 +228,13 @@ func TestHoldCaptureVoid(t *testing.T) {
 	if now := h.hold(held.GetHoldId()); now.GetCapturedAmount() != "30.00" || now.GetCapturingAmount() != "0.00" || now.GetRemainingAmount() != "70.00" {
 		t.Errorf("after a capture: %v", now)
 	}
-	var releaseID string
 	for range 2 {
 		voided, err := h.VoidHold(t.Context(), void)
 		if err != nil || voided.GetHold().GetStatus() != "releasing" {
 			t.Fatalf("void: %v, %v", voided, err)
 		}
 	}
-	for _, e := range h.all() {
-		if e.Type == "ReleaseRequested" {
-			releaseID = e.Stream.ID
-		}
-	}
-	release := h.read(releaseID)
+	release := h.release()
 	if release.GetType() != "release" || release.GetAmount() != "70.00" || release.GetReason() != "shipped" {
 		t.Errorf("the release is %v", release)
 	}
@@ -304,7 +299,7 @@ func TestHoldRequestsThatAreRefused(t *testing.T) {
 // Holds whose time is over are released, but not while a capture is under way; the tables that say which are follow the events.
 func TestExpiry(t *testing.T) {
 	h, _ := newPostgresHarness(t)
-	soon := timestamppb.New(time.Now().Add(time.Second))
+	soon := timestamppb.New(time.Now().Add(3 * time.Second))
 	at := func(r *transactionv1.PlaceHoldRequest) { r.ExpiresAt = soon }
 	plain, capturing, captured, later := h.active("h-1", at), h.active("h-2", at), h.active("h-3", at), h.active("h-4")
 	take := func(hold *transactionv1.Hold, key string) *transactionv1.Transaction {
@@ -317,17 +312,24 @@ func TestExpiry(t *testing.T) {
 	}
 	underWay := take(capturing, "c-1")
 	h.end(take(captured, "c-2"), complete)
-	expiry := Expiry{Server: h.Server}
+	expiry := Expiry{Server: h.Server, Log: slog.New(slog.DiscardHandler)}
 	sweepUntil := func(want string, hold *transactionv1.Hold) {
 		t.Helper()
-		for ctx := t.Context(); h.hold(hold.GetHoldId()).GetStatus() != want; {
-			if err := expiry.sweep(ctx); err != nil {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for late := time.After(30 * time.Second); h.hold(hold.GetHoldId()).GetStatus() != want; {
+			if err := expiry.sweep(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			select {
+			case <-tick.C:
+			case <-late:
+				t.Fatalf("the hold is %s, not %s", h.hold(hold.GetHoldId()).GetStatus(), want)
 			}
 		}
 	}
 	sweepUntil("releasing", plain)
-	h.end(h.release(t), complete)
+	h.end(h.release(), complete)
 	for hold, want := range map[*transactionv1.Hold]string{plain: "expired", capturing: "active", captured: "captured", later: "active"} {
 		if got := h.hold(hold.GetHoldId()).GetStatus(); got != want {
 			t.Errorf("the hold is %s, want %s", got, want)
@@ -347,9 +349,9 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// release is the newest release that has not ended.
-func (h *harness) release(t *testing.T) *transactionv1.Transaction {
-	t.Helper()
+// release is the first release that has not ended.
+func (h *harness) release() *transactionv1.Transaction {
+	h.t.Helper()
 	for _, e := range h.all() {
 		if e.Type == "ReleaseRequested" {
 			if r := h.read(e.Stream.ID); r.GetStatus() == "pending" {
@@ -357,7 +359,7 @@ func (h *harness) release(t *testing.T) *transactionv1.Transaction {
 			}
 		}
 	}
-	t.Fatal("no release is under way")
+	h.t.Fatal("no release is under way")
 	return nil
 }
 
@@ -417,8 +419,8 @@ func TestBatch(t *testing.T) {
 			same[i] = item("transfer", "b-20", move(alice, bob))
 		}
 		res, err := h.Batch(t.Context(), &transactionv1.BatchRequest{Transactions: same})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(res.GetResults()) != len(same) {
+			t.Fatalf("%d results, %v", len(res.GetResults()), err)
 		}
 		first := 0
 		for _, r := range res.GetResults() {

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"log/slog"
-	"net"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -13,32 +11,13 @@ import (
 
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
-	"example.com/billing/services/edge"
+	"example.com/billing/services/edge/edgetest"
 )
 
 // serve puts the service on a port, as it runs, and returns its server and a client.
 func (h *harness) serve() (*rpc.Server, transactionv1.TransactionServiceClient) {
 	h.t.Helper()
-	catalog, err := edge.Catalog()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	server, err := rpc.NewServer(rpc.ServerConfig{Log: slog.New(slog.DiscardHandler), Catalog: catalog})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.Register(server)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	go func() { _ = server.Serve(l) }()
-	h.t.Cleanup(server.Stop)
-	conn, err := rpc.Dial(l.Addr().String())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { _ = conn.Close() })
+	server, conn := edgetest.Serve(h.t, h.Register)
 	return server, transactionv1.NewTransactionServiceClient(conn)
 }
 
