@@ -115,7 +115,16 @@ func problem(code int, raw []byte) error {
 	if err := json.Unmarshal(raw, &p); err != nil || p.Reason == "" {
 		return fmt.Errorf("status %d, no problem document: %s", code, raw)
 	}
-	st, err := status.New(codes.Unknown, string(raw)).WithDetails(&errdetails.ErrorInfo{Reason: p.Reason})
+	return Refusal(p.Reason, string(raw))
+}
+
+// Refusal is an error as gRPC brings it: a status with its reason, where there is one.
+func Refusal(reason, text string) error {
+	st := status.New(codes.Unknown, text)
+	if reason == "" {
+		return st.Err()
+	}
+	st, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason})
 	if err != nil {
 		return err
 	}

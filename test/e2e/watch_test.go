@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -18,18 +15,13 @@ import (
 	"github.com/google/uuid"
 
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	"example.com/billing/test/drive"
 )
 
 var watchEvents = flag.Int("watch-events", 1000, "events that the watchers of one account see in each round")
 
-// sent is one server-sent event.
-type sent struct {
-	id, event string
-	data      object
-}
-
 // follow reads server-sent events behind an id until f says that it is enough, the server ends the stream, or ctx ends.
-func follow(ctx context.Context, path, lastID string, f func(sent) (enough bool)) error {
+func follow(ctx context.Context, path, lastID string, f func(drive.Event) (enough bool)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, now.http+path, nil)
 	if err != nil {
 		return err
@@ -42,39 +34,7 @@ func follow(ctx context.Context, path, lastID string, f func(sent) (enough bool)
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" {
-		b, _ := io.ReadAll(res.Body)
-		return fmt.Errorf("%s: %d %s", path, res.StatusCode, b)
-	}
-	var (
-		e    sent
-		data string
-	)
-	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), ": ")
-		switch name {
-		case "id":
-			e.id = value
-		case "event":
-			e.event = value
-		case "data":
-			data = value
-		case "": // the event is whole; what a cut leaves unfinished is no event
-			if e.id == "" {
-				continue
-			}
-			if err := json.Unmarshal([]byte(data), &e.data); err != nil {
-				return err
-			}
-			if f(e) {
-				return nil
-			}
-			e = sent{}
-		}
-	}
-	return lines.Err()
+	return drive.Events(res, f)
 }
 
 // Two watchers of an account, over REST and gRPC, are cut off at random, now and then in the middle of nowhere, and resume: each
@@ -119,9 +79,9 @@ func followAll(ctx context.Context, account string, last int) error {
 		if at > 0 {
 			lastID = strconv.Itoa(at)
 		}
-		err := follow(cut, "/api/v1/accounts/"+account+"/watch", lastID, func(e sent) bool {
-			if e.id != strconv.Itoa(at+1) || e.data["version"] != float64(at+1) {
-				wrong = fmt.Errorf("event %s follows %d", e.id, at)
+		err := follow(cut, "/api/v1/accounts/"+account+"/watch", lastID, func(e drive.Event) bool {
+			if e.ID != strconv.Itoa(at+1) || e.Data["version"] != float64(at+1) {
+				wrong = fmt.Errorf("event %s follows %d", e.ID, at)
 				return true
 			}
 			at++
@@ -176,12 +136,12 @@ func TestWatchASaga(t *testing.T) {
 		var got []string
 		n := 0
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		err := follow(ctx, "/api/v1/sagas/"+id+"/watch", "", func(e sent) bool {
-			if n++; e.id != strconv.Itoa(n) {
-				t.Errorf("entry %s is the %d.", e.id, n)
+		err := follow(ctx, "/api/v1/sagas/"+id+"/watch", "", func(e drive.Event) bool {
+			if n++; e.ID != strconv.Itoa(n) {
+				t.Errorf("entry %s is the %d.", e.ID, n)
 			}
-			step, _ := e.data["step"].(string)
-			got = append(got, strings.TrimSpace(e.event+" "+step))
+			step, _ := e.Data["step"].(string)
+			got = append(got, strings.TrimSpace(e.Event+" "+step))
 			return false // until the stream ends
 		})
 		cancel()
@@ -190,8 +150,8 @@ func TestWatchASaga(t *testing.T) {
 		}
 		var types []string
 		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
-		err = follow(ctx, "/api/v1/transactions/"+id+"/watch", "", func(e sent) bool {
-			types = append(types, e.event)
+		err = follow(ctx, "/api/v1/transactions/"+id+"/watch", "", func(e drive.Event) bool {
+			types = append(types, e.Event)
 			return len(types) == 2
 		})
 		cancel()

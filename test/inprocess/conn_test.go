@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/rpc"
+	"example.com/billing/test/drive"
 )
 
 // conn calls the servers registered on it, without a network.
@@ -49,22 +47,14 @@ func (c conn) Invoke(ctx context.Context, method string, req, res any, opts ...g
 }
 
 func withReason(err error) error {
-	st := status.New(codes.Unknown, err.Error())
-	reason := ""
 	var own *rpc.Error
 	if errors.As(err, &own) {
-		reason = own.Reason
-	} else if r := es.RefusalOf(err); r != nil {
-		reason = r.Reason
+		return drive.Refusal(own.Reason, err.Error())
 	}
-	if reason == "" {
-		return st.Err()
+	if r := es.RefusalOf(err); r != nil {
+		return drive.Refusal(r.Reason, err.Error())
 	}
-	st, err = st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "billing"})
-	if err != nil {
-		return err
-	}
-	return st.Err()
+	return drive.Refusal("", err.Error())
 }
 
 // NewStream is grpc.ClientConnInterface's; nothing here streams.

@@ -2,7 +2,6 @@
 package recovery
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -17,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +23,8 @@ import (
 	"time"
 
 	"github.com/shopspring/decimal"
+
+	"example.com/billing/test/drive"
 )
 
 const (
@@ -167,21 +167,20 @@ func (s *system) follow(ctx context.Context, account string, last int, versions 
 		return last
 	}
 	defer res.Body.Close()
-	id := 0
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), ": ")
-		switch {
-		case name == "id":
-			id, _ = strconv.Atoi(value)
-		case name == "" && id > 0: // the event is whole
-			select {
-			case versions <- id:
-			case <-ctx.Done(): // nobody takes them any more
-				return last
-			}
-			last, id = id, 0
+	_ = drive.Events(res, func(e drive.Event) bool { // the stream breaks whenever the system does
+		id, err := strconv.Atoi(e.ID)
+		if err != nil {
+			s.t.Error(err)
+			return true
 		}
-	}
+		select {
+		case versions <- id:
+			last = id
+			return false
+		case <-ctx.Done(): // nobody takes them any more
+			return true
+		}
+	})
 	return last
 }
 
