@@ -37,7 +37,7 @@ func addComponents(c *openapi3.Components, catalog *rpc.Catalog) {
 	c.Headers = openapi3.Headers{
 		"CorrelationID":       header("The request's correlation id."),
 		"Location":            header("Where the new resource is read."),
-		"IdempotencyReplayed": header("true where the answer is the one given to this key before."),
+		"IdempotencyReplayed": header("true where this was asked for before, with this key or, without one, of this resource: nothing is done again."),
 		"ConsistencyToken":    header("What this answer shows; a list asked with it as consistencyToken shows it too."),
 		"NextPageToken":       header("pageToken of the next page; absent on the last."),
 		"RetryAfter":          header("Seconds after which it is worth asking again."),
@@ -105,7 +105,7 @@ func (d *describer) succeed(op *openapi3.Operation, known facts) error {
 	if known.answer == transaction || known.answer == hold || known.answer == createdOr {
 		names = append(names, "Location", "Location")
 	}
-	if known.keyed {
+	if known.keyed || known.answer == release {
 		names = append(names, "Idempotency-Replayed", "IdempotencyReplayed")
 	}
 	if known.token {

@@ -10,7 +10,7 @@ const (
 	createdOr              // 201 for the new one, 200 for the one that the key made before
 	transaction            // 200 when it has ended, 202 before; Location
 	hold                   // 200 when it is placed or refused, 202 before; Location
-	release                // 200 when it is given back, 202 before
+	release                // 200 when it is given back, 202 before; a repeat needs no key to be marked as one
 	background             // 200 when it has ended, 202 before
 	events                 // a stream; a saga's can have nothing more to say: 204
 )

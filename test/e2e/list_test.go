@@ -40,8 +40,11 @@ func TestTransactionFilters(t *testing.T) {
 	held := hold(t, customer, merchant, "30.00")
 	capture := ask("holds/"+held+"/capture", object{"amount": "20.00"})["transactionId"].(string)
 	a := call(t, "POST", "/api/v1/holds/"+held+"/void?wait=30s", object{})
-	if a.body["status"] != "voided" {
+	if a.body["status"] != "voided" || a.header.Get("Idempotency-Replayed") != "" {
 		t.Fatalf("void: %s", a.raw)
+	}
+	if again := call(t, "POST", "/api/v1/holds/"+held+"/void", nil); again.body["status"] != "voided" || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Fatalf("void again: %s", again.raw)
 	}
 	var release string
 	eventually(t, "the lists have caught up", func() bool {

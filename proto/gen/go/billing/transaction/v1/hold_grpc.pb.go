@@ -44,7 +44,7 @@ type HoldServiceClient interface {
 	// CaptureHold pays from an active hold. All captures of a hold together never exceed it.
 	CaptureHold(ctx context.Context, in *CaptureHoldRequest, opts ...grpc.CallOption) (*CaptureHoldResponse, error)
 	// VoidHold gives back what is left of an active hold. It is refused while a capture is under way. A repeat answers with the
-	// hold as it is; no key is needed.
+	// hold as it is and the header Idempotency-Replayed: true; no key is needed.
 	VoidHold(ctx context.Context, in *VoidHoldRequest, opts ...grpc.CallOption) (*VoidHoldResponse, error)
 }
 
@@ -124,7 +124,7 @@ type HoldServiceServer interface {
 	// CaptureHold pays from an active hold. All captures of a hold together never exceed it.
 	CaptureHold(context.Context, *CaptureHoldRequest) (*CaptureHoldResponse, error)
 	// VoidHold gives back what is left of an active hold. It is refused while a capture is under way. A repeat answers with the
-	// hold as it is; no key is needed.
+	// hold as it is and the header Idempotency-Replayed: true; no key is needed.
 	VoidHold(context.Context, *VoidHoldRequest) (*VoidHoldResponse, error)
 	mustEmbedUnimplementedHoldServiceServer()
 }
