@@ -25,6 +25,7 @@ func transfer() saga.Definition {
 func TestValidate(t *testing.T) {
 	steps := func(s ...saga.Step) func(*saga.Definition) { return func(d *saga.Definition) { d.Steps = s } }
 	undo := saga.Step{Name: "a", Kind: saga.Compensatable, Compensation: "a_back"}
+	undoB := saga.Step{Name: "b", Kind: saga.Compensatable, Compensation: "b_back"}
 	pivot, retry := saga.Step{Name: "p", Kind: saga.Pivot}, saga.Step{Name: "r", Kind: saga.Retriable}
 	for _, tc := range []struct {
 		name   string
@@ -32,7 +33,8 @@ func TestValidate(t *testing.T) {
 		wrong  []string // what the error says; none = valid
 	}{
 		{"the transfer", func(*saga.Definition) {}, nil},
-		{"without a pivot", steps(undo, retry), nil},
+		{"without a pivot", steps(undo, undoB), nil},
+		{"compensatable and retriable without a pivot", steps(undo, retry), []string{"step r: between compensatable and retriable steps stands a pivot"}},
 		{"only a pivot", steps(pivot), nil},
 		{"only retriable", steps(retry), nil},
 		{"no name", func(d *saga.Definition) { d.Name = "" }, []string{"required"}},

@@ -9,20 +9,21 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 
 	"example.com/billing/pkg/batch"
 )
 
 // Call is one request to an action. SagaID and Action together are its idempotency key: however often it is sent, it has
-// the effect and the answer of once.
+// the effect and the answer of once. A compensation also works where the step it undoes has not been done: then the step
+// never will be, however late its call arrives.
 type Call struct {
 	SagaID        string
 	SagaType      string
 	Action        string
 	Undoes        string          // of a compensation: the step it undoes
 	Input         json.RawMessage // the trigger's data
-	ErrorReason   string          // of OnFailed and OnCompensated: why
+	ErrorReason   string          // while the saga is undone, and of OnFailed and OnCompensated: why
 	ErrorMessage  string
 	CorrelationID string
 	CausedBy      string
@@ -33,37 +34,80 @@ type Call struct {
 // safe for concurrent use.
 type Action func(ctx context.Context, c Call) (Answer, error)
 
-// Trigger starts a saga.
-type Trigger struct {
-	SagaID        string
-	EventID       string
-	EventType     string
-	Data          json.RawMessage
-	CorrelationID string
-	Metadata      map[string]any
-	At            time.Time
+// Registers are the write-once registers of an action, in the service that it belongs to. Safe for concurrent use.
+type Registers interface {
+	// Cancel closes the register if nothing is in it: Done, with its result, where it had been done; Refused where it never will be.
+	Cancel(ctx context.Context, c Call) (Answer, error)
+	// Read only looks.
+	Read(ctx context.Context, c Call) (Register, error)
 }
 
 // Config of an engine. Zero durations and counts mean the default.
 type Config struct {
 	Registry Registry
 	Actions  map[string]Action // by step, compensation, OnFailed and OnCompensated
-	Store    Store
-	Log      *slog.Logger
-	Retry    RetryPolicy
+	// Registers are those that actions have. A pivot needs one where its saga has deadlines, or a person shall be able to compensate.
+	Registers map[string]Registers
+	Store     Store
+	Log       *slog.Logger
+	Retry     RetryPolicy // of definitions that have none
 
-	ActiveMax    int           // sagas worked on at the same time; further ones wait; 10,000
-	RecoverEvery time.Duration // how often to look for sagas that nobody works on; 5 s
-	RecoverIdle  time.Duration // a saga unchanged for this long is looked after; 15 s
+	ActiveMax    int           // sagas worked on at the same time; further ones wait; 10,000. 1 = strictly one after the other
+	RecoverEvery time.Duration // how often to look for sagas that nobody works on; 1 s
+	RecoverIdle  time.Duration // a saga of this engine that is left alone for this long is looked after; 15 s
+	LeaseTTL     time.Duration // how long an engine that fell silent is waited for; 5 s
+	SleepMax     time.Duration // a saga that has nothing to do for longer leaves memory, and is taken up when it is time; 10 s
 	OnEnd        func(State)   // called after a saga that ended, or needs a person, was stored; may be nil
 }
 
-// Engine carries out sagas: each in order, many at the same time. A saga that another engine works on as well comes to no
-// harm: actions have their effect once, and the state is written under its revision.
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.ActiveMax <= 0 {
+		c.ActiveMax = 10_000
+	}
+	for _, d := range []struct {
+		of *time.Duration
+		is time.Duration
+	}{{&c.RecoverEvery, time.Second}, {&c.RecoverIdle, 15 * time.Second}, {&c.LeaseTTL, 5 * time.Second}, {&c.SleepMax, 10 * time.Second}} {
+		if *d.of <= 0 {
+			*d.of = d.is
+		}
+	}
+	c.Retry = c.Retry.or(RetryPolicy{Initial: 50 * time.Millisecond, Max: 10 * time.Second})
+	return c
+}
+
+// check says which actions and registers are missing.
+func (c Config) check() error {
+	var errs []error
+	for _, d := range c.Registry.byKey {
+		for _, a := range d.actions() {
+			if c.Actions[a] == nil {
+				errs = append(errs, fmt.Errorf("saga %s version %d: there is no action %q", d.Name, d.Version, a))
+			}
+		}
+		if i := d.pivot(); i >= 0 && d.timed() && c.Registers[d.Steps[i].Name] == nil {
+			errs = append(errs, fmt.Errorf("saga %s version %d has a deadline: its pivot %q needs a register", d.Name, d.Version, d.Steps[i].Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Engine carries out sagas: each in order, many at the same time. Several engines share a store: a saga belongs to one of them, and
+// is taken over when that one falls silent. One that wakes up late comes to no harm: its writes are refused, and actions
+// have their effect once.
 type Engine struct {
 	cfg   Config
+	owner string
+	lease *lease
 	saves *batch.Queue[State, struct{}]
 	slots chan struct{}
+	now   chan struct{} // has Run look for sagas that are nobody's at once
+
+	keeping  sync.Once
+	renewing sync.Mutex
 
 	mu     sync.Mutex
 	active map[string]*run
@@ -72,40 +116,14 @@ type Engine struct {
 	cancel context.CancelFunc
 }
 
-// run is a saga being worked on.
-type run struct {
-	mu      sync.Mutex
-	state   State         // newest state that may be shown
-	changed chan struct{} // closed at the next change
-}
-
 // NewEngine checks that every action of every definition is there.
 func NewEngine(cfg Config) (*Engine, error) {
-	var errs []error
-	for _, d := range cfg.Registry.byKey {
-		for _, a := range d.actions() {
-			if cfg.Actions[a] == nil {
-				errs = append(errs, fmt.Errorf("saga %s version %d: there is no action %q", d.Name, d.Version, a))
-			}
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
-	}
-	if cfg.ActiveMax <= 0 {
-		cfg.ActiveMax = 10_000
-	}
-	if cfg.RecoverEvery <= 0 {
-		cfg.RecoverEvery = 5 * time.Second
-	}
-	if cfg.RecoverIdle <= 0 {
-		cfg.RecoverIdle = 15 * time.Second
-	}
-	cfg.Retry = cfg.Retry.orDefault()
-	e := &Engine{cfg: cfg, slots: make(chan struct{}, cfg.ActiveMax), active: map[string]*run{}}
+	cfg = cfg.withDefaults()
+	e := &Engine{cfg: cfg, owner: uuid.NewString(), slots: make(chan struct{}, cfg.ActiveMax), now: make(chan struct{}, 1), active: map[string]*run{}}
+	e.lease = newLease(cfg.LeaseTTL)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
 		results := make([]batch.Result[struct{}], len(states))
@@ -120,19 +138,20 @@ func NewEngine(cfg Config) (*Engine, error) {
 // Start stores a saga for each trigger that has none yet, all before it returns, and begins to work on the new ones. It
 // returns how many are new. Triggers of unknown types are refused.
 func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
+	epoch, err := e.hold(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("start sagas: %w", err)
+	}
 	sagas := make([]State, 0, len(triggers))
-	now := time.Now().UTC().Truncate(time.Millisecond)
+	now := time.Now()
 	for _, t := range triggers {
-		at := t.At.UTC().Truncate(time.Millisecond)
 		d, ok := e.cfg.Registry.ByTrigger(t.EventType)
 		if !ok {
 			return 0, fmt.Errorf("start saga %s: no saga is triggered by %s", t.SagaID, t.EventType)
 		}
-		sagas = append(sagas, State{
-			SagaID: t.SagaID, SagaType: d.Name, Definition: d.Version, Status: InProgress, Steps: d.StepNames(),
-			Input: t.Data, CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: at, UpdatedAt: now,
-			Timeline: []Entry{{Type: EntryStarted, At: at}},
-		})
+		s := NewState(d, t, now)
+		s.Epoch = epoch
+		sagas = append(sagas, s)
 	}
 	added, err := e.cfg.Store.Insert(ctx, sagas)
 	if err != nil {
@@ -146,7 +165,7 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	return len(added), nil
 }
 
-// Stop ends the work at the next safe point; what is unfinished is taken up at the next start.
+// Stop ends the work at the next safe point; what is unfinished is taken up by another engine, or at the next start.
 func (e *Engine) Stop(ctx context.Context) error {
 	e.cancel()
 	idle := make(chan struct{})
@@ -155,7 +174,11 @@ func (e *Engine) Stop(ctx context.Context) error {
 	case <-idle:
 	case <-ctx.Done():
 	}
-	return e.saves.Close(ctx)
+	err := e.saves.Close(ctx)
+	if epoch := e.lease.end(); epoch != 0 && err == nil {
+		_ = e.cfg.Store.Release(ctx, epoch) // it ends by itself if this fails
+	}
+	return err
 }
 
 // Active is how many sagas are being worked on here.
@@ -194,7 +217,37 @@ func (e *Engine) ending(s State) bool {
 		return false
 	}
 	next := Next(d, s)
-	return next.Op == OpReport || next.Op == OpStep && s.CurrentStep == len(d.Steps)-1
+	if len(next) == 0 {
+		return false
+	}
+	left := 0
+	for _, r := range s.Records() {
+		if r.Status == StepPending {
+			left++
+		}
+	}
+	return next[0].Op == OpReport || next[0].Op == OpStep && left == len(next)
+}
+
+// Look reads a saga as it is now. Where this engine works on it, that is what its memory says, and changed closes at the next
+// change; otherwise it is the stored state, or ErrNotFound, and changed is nil.
+func (e *Engine) Look(ctx context.Context, sagaID string) (s State, changed <-chan struct{}, err error) {
+	if r := e.running(sagaID); r != nil {
+		r.mu.Lock()
+		s, changed = r.state, r.changed
+		r.mu.Unlock()
+	}
+	if s.SagaID == "" { // not at work here, or just taken up
+		s, err = e.cfg.Store.Get(ctx, sagaID)
+		return s, nil, err
+	}
+	return s, changed, nil
+}
+
+func (e *Engine) running(sagaID string) *run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.active[sagaID]
 }
 
 // work begins to work on a stored saga, waiting for a free slot. One that was found, not just stored, is read again first:
@@ -207,11 +260,14 @@ func (e *Engine) work(ctx context.Context, s State, found bool) error {
 	case <-e.ctx.Done():
 		return e.ctx.Err()
 	}
-	r := &run{changed: make(chan struct{})}
+	r := newRun(e, s)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, busy := e.active[s.SagaID]; busy || e.ctx.Err() != nil {
+	if before, busy := e.active[s.SagaID]; busy || e.ctx.Err() != nil {
 		<-e.slots
+		if busy {
+			before.look() // it is ours anew: someone stepped in
+		}
 		return e.ctx.Err()
 	}
 	e.active[s.SagaID] = r
@@ -222,144 +278,7 @@ func (e *Engine) work(ctx context.Context, s State, found bool) error {
 			e.mu.Unlock()
 			<-e.slots
 		}()
-		e.drive(r, s, found)
+		r.drive(s, found)
 	})
 	return nil
-}
-
-// drive works on one saga until it ends, needs a person, or the engine stops. When a write is refused or has no answer, the
-// stored state is the truth: the work goes on from there, and what is done twice has its effect once.
-func (e *Engine) drive(r *run, s State, found bool) {
-	log := e.cfg.Log.With("saga", s.SagaID, "type", s.SagaType, "correlation_id", s.CorrelationID)
-	d, ok := e.cfg.Registry.Find(s.SagaType, s.Definition)
-	if !ok {
-		log.Error("saga cannot run: its definition is gone", "definition", s.Definition)
-		return
-	}
-	pause := e.pause()
-	for {
-		if found {
-			if s, ok = e.reread(s.SagaID, pause, log); !ok {
-				return
-			}
-		}
-		err := e.advance(d, r, s, log)
-		if err == nil || e.ctx.Err() != nil {
-			return
-		}
-		wait := pause.NextBackOff()
-		log.Info("saga goes on from its stored state", "error", err, "in", wait)
-		if !e.sleep(wait) {
-			return
-		}
-		found = true
-	}
-}
-
-// reread reads a saga until the store answers; ok is false when the engine stops.
-func (e *Engine) reread(sagaID string, pause *backoff.ExponentialBackOff, log *slog.Logger) (s State, ok bool) {
-	for {
-		s, err := e.cfg.Store.Get(e.ctx, sagaID)
-		if err == nil {
-			return s, true
-		}
-		wait := pause.NextBackOff()
-		log.Warn("saga cannot be read", "error", err, "again_in", wait)
-		if !e.sleep(wait) {
-			return s, false
-		}
-	}
-}
-
-// advance carries a saga from a stored state as far as it goes. It returns an error when a write did not succeed.
-func (e *Engine) advance(d Definition, r *run, s State, log *slog.Logger) error {
-	r.show(s)
-	w := writer{queue: e.saves, revision: s.Revision}
-	stored := context.WithoutCancel(e.ctx) // a write that was begun is waited for, also by Stop: its answer is worth having
-	for {
-		next := Next(d, s)
-		if next.Op == OpNone {
-			return nil
-		}
-		answer, err := e.call(next, s, log)
-		if err != nil {
-			return err // stopping
-		}
-		s = Apply(d, s, next, answer, time.Now())
-		if Next(d, s).Op == OpStep {
-			// Forward: the step is done for good, so what comes next need not wait for the write.
-			if err := w.begin(stored, s); err != nil {
-				return err
-			}
-		} else if err := w.write(stored, s); err != nil {
-			return err
-		}
-		r.show(s)
-		if (s.Status.Ended() || s.Status == NeedsAttention) && e.cfg.OnEnd != nil {
-			e.cfg.OnEnd(s)
-		}
-		if s.Status == NeedsAttention {
-			log.Error("saga needs attention", "reason", s.ErrorReason, "message", s.ErrorMessage)
-		}
-	}
-}
-
-func (e *Engine) pause() *backoff.ExponentialBackOff {
-	p := backoff.NewExponentialBackOff()
-	p.InitialInterval, p.MaxInterval = e.cfg.Retry.Initial, e.cfg.Retry.Max
-	return p
-}
-
-// sleep waits; false means that the engine stops.
-func (e *Engine) sleep(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-e.ctx.Done():
-		return false
-	}
-}
-
-// call asks an action until it has an answer, with a growing pause; it returns an error only when the engine stops.
-func (e *Engine) call(next Decision, s State, log *slog.Logger) (Answer, error) {
-	c := Call{
-		SagaID: s.SagaID, SagaType: s.SagaType, Action: next.Action, Input: s.Input, ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage,
-		CorrelationID: s.CorrelationID, CausedBy: s.CausedBy, Metadata: s.Metadata,
-	}
-	if next.Op == OpUndo {
-		c.Undoes = next.Step.Name
-	}
-	pause := e.pause()
-	for attempt := 1; ; attempt++ {
-		answer, err := e.act(c)
-		if err == nil {
-			return answer, nil
-		}
-		wait := pause.NextBackOff()
-		if e.ctx.Err() == nil && attempt > 1 { // one hiccup is not news
-			log.Warn("saga action has no answer", "action", next.Action, "attempt", attempt, "error", err, "again_in", wait)
-		}
-		if !e.sleep(wait) {
-			return Answer{}, e.ctx.Err()
-		}
-	}
-}
-
-// act runs an action; a panic in it needs a person.
-func (e *Engine) act(c Call) (a Answer, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a, err = Answer{Outcome: Stuck, Reason: "INTERNAL", Message: fmt.Sprintf("panicked: %v", p)}, nil
-		}
-	}()
-	return e.cfg.Actions[c.Action](e.ctx, c)
-}
-
-// show makes a state visible and wakes who waits for a change.
-func (r *run) show(s State) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.state = s
-	close(r.changed)
-	r.changed = make(chan struct{})
 }

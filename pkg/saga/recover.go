@@ -7,42 +7,35 @@ import (
 	"example.com/billing/pkg/page"
 )
 
+// pageMax is how many sagas are taken up at a time.
+const pageMax = 1000
+
 // Run looks after sagas that nobody works on, at the start and from time to time, until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
-	idle := time.Duration(0) // at the start all unfinished sagas are ours to look after
 	for {
-		if err := e.recover(ctx, idle); err != nil && ctx.Err() == nil {
+		if err := e.recover(ctx); err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("saga recovery", "error", err)
-		} else {
-			idle = e.cfg.RecoverIdle
 		}
 		select {
 		case <-time.After(e.cfg.RecoverEvery):
+		case <-e.now:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// recover takes up every unfinished saga that was idle and is not being worked on here.
-func (e *Engine) recover(ctx context.Context, idle time.Duration) error {
-	const pageMax = 1000
-	var (
-		after      page.Cursor
-		n, orphans int
-	)
-	for {
-		sagas, err := e.cfg.Store.Unfinished(ctx, idle, after, pageMax)
-		if err != nil {
-			return err
-		}
+// recover takes over the sagas that are nobody's, and takes up its own that are left alone.
+func (e *Engine) recover(ctx context.Context) error {
+	epoch, err := e.hold(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	take := func(sagas []State) error {
 		for _, s := range sagas {
-			after = page.Cursor{CreatedAt: s.CreatedAt, ID: s.SagaID}
 			if _, known := e.cfg.Registry.Find(s.SagaType, s.Definition); !known {
-				orphans++
-				continue
-			}
-			if e.busy(s.SagaID) {
+				e.cfg.Log.Error("saga cannot run: its definition is gone", "saga", s.SagaID, "type", s.SagaType, "definition", s.Definition)
 				continue
 			}
 			n++
@@ -50,21 +43,41 @@ func (e *Engine) recover(ctx context.Context, idle time.Duration) error {
 				return err
 			}
 		}
+		return nil
+	}
+	for {
+		sagas, err := e.cfg.Store.Claim(ctx, epoch, pageMax)
+		if err != nil {
+			return err
+		}
+		if err := take(sagas); err != nil {
+			return err
+		}
 		if len(sagas) < pageMax {
 			break
 		}
 	}
-	if orphans > 0 {
-		e.cfg.Log.Error("sagas cannot run: their definitions are gone", "count", orphans)
+	for after := (page.Cursor{}); ; {
+		sagas, err := e.cfg.Store.Unfinished(ctx, epoch, e.cfg.RecoverIdle, after, pageMax)
+		if err != nil {
+			return err
+		}
+		var idle []State
+		for _, s := range sagas {
+			after = page.Cursor{CreatedAt: s.CreatedAt, ID: s.SagaID}
+			if e.running(s.SagaID) == nil {
+				idle = append(idle, s)
+			}
+		}
+		if err := take(idle); err != nil {
+			return err
+		}
+		if len(sagas) < pageMax {
+			break
+		}
 	}
 	if n > 0 {
 		e.cfg.Log.Info("sagas taken up", "count", n)
 	}
 	return nil
-}
-
-func (e *Engine) busy(sagaID string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.active[sagaID] != nil
 }

@@ -106,8 +106,22 @@ func TestAnotherEngineFinishesWhatOneLeft(t *testing.T) {
 	})
 }
 
-// Two engines work on the same sagas at the same time: each saga ends as it would have with one, with each effect once.
-func TestTwoEnginesDoNoHarm(t *testing.T) {
+// silent is a store that an engine cannot renew its lease in, as if its process had been paused.
+type silent struct {
+	saga.Store
+	paused atomic.Bool
+}
+
+func (s *silent) Lease(ctx context.Context, owner string, epoch int64, ttl time.Duration) (int64, error) {
+	if s.paused.Load() {
+		return 0, &es.UnavailableError{Op: "lease", Err: errLost}
+	}
+	return s.Store.Lease(ctx, owner, epoch, ttl)
+}
+
+// An engine falls silent in the middle of all its sagas, for longer than its lease; another one takes them over and is at work when
+// the first wakes up: each saga ends as it would have with one, with each effect once, and the late one writes nothing.
+func TestASilentEngineIsFenced(t *testing.T) {
 	eachStore(t, func(t *testing.T, store saga.Store) {
 		w := newWorld()
 		w.decide = byPath
@@ -120,17 +134,44 @@ func TestTwoEnginesDoNoHarm(t *testing.T) {
 			}
 			return nil
 		}
-		a, b := newEngine(t, store, w, nil), newEngine(t, store, w, nil)
-		run(t, b)
+		pausable := &silent{Store: store}
+		a := newEngine(t, pausable, w, func(c *saga.Config) { c.LeaseTTL = 300 * time.Millisecond })
 		ids := begin(t, a, 40)
-		for late := time.Now().Add(20 * time.Second); a.Active() != 40 || b.Active() != 40; runtime.Gosched() {
+		pausable.paused.Store(true)
+		b := newEngine(t, store, w, nil)
+		run(t, b)
+		late := time.Now().Add(20 * time.Second)
+		for ; a.Active() != 40 || b.Active() != 40; runtime.Gosched() {
 			if time.Now().After(late) {
 				t.Errorf("%d and %d of 40 sagas are worked on", a.Active(), b.Active())
 				break
 			}
 		}
+		pausable.paused.Store(false)
 		close(both)
 		checkPaths(t, store, w, ids)
+		for ; a.Active() > 0; runtime.Gosched() {
+			if time.Now().After(late) {
+				t.Fatalf("the late engine still works on %d sagas", a.Active())
+			}
+		}
+	})
+}
+
+// Two engines share what there is to do: a saga is worked on by one of them.
+func TestTwoEnginesShareTheWork(t *testing.T) {
+	eachStore(t, func(t *testing.T, store saga.Store) {
+		w := newWorld()
+		w.decide = byPath
+		a, b := newEngine(t, store, w, nil), newEngine(t, store, w, nil)
+		run(t, a)
+		run(t, b)
+		checkPaths(t, store, w, append(begin(t, a, 20), begin(t, b, 20)...))
+		for key, n := range w.calls {
+			if n > 1 {
+				t.Errorf("%s was called %d times", key, n)
+			}
+		}
 	})
 }
 
@@ -194,21 +235,31 @@ func TestASagaWithoutADefinitionWaits(t *testing.T) {
 	}
 }
 
-// Start stores everything before it returns: what a stopped engine was given, the next one does.
+// Start stores everything before it returns: what an engine was given and did not get to, the next one does.
 func TestWhatWasStartedIsNotLost(t *testing.T) {
 	eachStore(t, func(t *testing.T, store saga.Store) {
 		w := newWorld()
 		w.decide = byPath
-		first := newEngine(t, store, w, nil)
-		stop(t, first)
-		var ids []string
+		arrived, open := gated(w, "reserve")
+		first := newEngine(t, store, w, func(c *saga.Config) { c.ActiveMax = 1 })
+		var (
+			triggers []saga.Trigger
+			ids      []string
+		)
 		for range 20 {
 			tr := trigger()
-			if n, err := first.Start(t.Context(), []saga.Trigger{tr}); n != 1 || err != nil {
-				t.Fatal(n, err)
-			}
-			ids = append(ids, tr.SagaID)
+			triggers, ids = append(triggers, tr), append(ids, tr.SagaID)
 		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-arrived; cancel() }() // the first has the only place; the others wait for it
+		if n, err := first.Start(ctx, triggers); n != 20 || err != nil {
+			t.Fatal(n, err)
+		}
+		stop(t, first)
+		if n, err := first.Start(t.Context(), []saga.Trigger{trigger()}); n != 0 || err == nil {
+			t.Errorf("an engine that has stopped took %d sagas (%v)", n, err)
+		}
+		close(open)
 		run(t, newEngine(t, store, w, func(c *saga.Config) { c.RecoverEvery, c.RecoverIdle = time.Hour, time.Hour }))
 		checkPaths(t, store, w, ids)
 	})

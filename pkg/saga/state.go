@@ -2,8 +2,6 @@ package saga
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -28,6 +26,9 @@ func Statuses() []Status {
 // Ended reports whether nothing more will happen.
 func (s Status) Ended() bool { return s == Completed || s == Compensated || s == Failed }
 
+// Rests reports whether nothing more happens by itself: the saga has ended, or waits for a person.
+func (s Status) Rests() bool { return s.Ended() || s == NeedsAttention }
+
 // State is everything known of one saga. It is a value: changes return a new one.
 type State struct {
 	SagaID     string `json:"sagaId"`
@@ -35,9 +36,10 @@ type State struct {
 	Definition int    `json:"definition"` // version of the definition it started with
 	Status     Status `json:"status"`
 
-	CurrentStep int                        `json:"currentStep"` // steps done
+	CurrentStep int                        `json:"currentStep"` // steps done, and those skipped before them
 	Steps       []string                   `json:"steps"`
-	Results     map[string]json.RawMessage `json:"results,omitempty"` // by step; a step without a result has no entry
+	Progress    []StepRecord               `json:"progress,omitempty"` // of each step; see Records
+	Results     map[string]json.RawMessage `json:"results,omitempty"`  // by step; a step without a result has no entry
 
 	ErrorReason  string         `json:"errorReason,omitempty"`
 	ErrorMessage string         `json:"errorMessage,omitempty"`
@@ -47,19 +49,40 @@ type State struct {
 	Timeline     []Entry        `json:"timeline,omitempty"` // see History
 
 	Input         json.RawMessage `json:"input"` // the trigger's data
+	Subjects      []string        `json:"subjects,omitempty"`
 	CorrelationID string          `json:"correlationId"`
 	CausedBy      string          `json:"causedBy"` // id of the trigger event
 	Metadata      map[string]any  `json:"metadata,omitempty"`
 
-	Revision  int64     `json:"revision"` // of the stored row; a write with another one is refused
+	Overdue   bool      `json:"overdue,omitempty"` // its deadline passed after its pivot was done
+	Resumed   time.Time `json:"resumed,omitzero"`  // when a person last sent it on: deadlines count from then
+	WakeAt    time.Time `json:"wakeAt,omitzero"`   // nobody works on it before then
+	Revision  int64     `json:"revision"`          // of the stored row; a write with another one is refused
+	Epoch     int64     `json:"-"`                 // of the engine it belongs to, as stored; 0 = none's
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 }
 
-// TenantID is the tenant that the saga belongs to, by its metadata.
-func (s State) TenantID() string {
-	id, _ := s.Metadata["tenantId"].(string)
-	return id
+// StepStatus is where one step of a saga stands.
+type StepStatus string
+
+// The statuses of steps.
+const (
+	StepPending   StepStatus = "pending"   // not done as far as the saga knows
+	StepDone      StepStatus = "done"      //
+	StepSkipped   StepStatus = "skipped"   // its condition does not hold, or a person skipped it
+	StepRefused   StepStatus = "refused"   // a rule said no
+	StepUnknown   StepStatus = "unknown"   // the saga was given up before its answer: it may have been done
+	StepUndone    StepStatus = "undone"    // done, and undone again
+	StepCancelled StepStatus = "cancelled" // not done, and never will be
+)
+
+// StepRecord tells of one step. Times are the orchestrator's.
+type StepRecord struct {
+	Status    StepStatus `json:"status"`
+	StartedAt time.Time  `json:"startedAt,omitzero"`
+	EndedAt   time.Time  `json:"endedAt,omitzero"`
+	Attempts  int        `json:"attempts,omitempty"` // by the engine that got the answer
 }
 
 // Before is what a saga was when it came to need attention, and what it was doing: where it can go on from.
@@ -75,114 +98,113 @@ type Compensation struct {
 	Action    string          `json:"action"`
 	Result    json.RawMessage `json:"result,omitempty"`
 	Timestamp time.Time       `json:"timestamp"`
+	StartedAt time.Time       `json:"startedAt,omitzero"`
+	Attempts  int             `json:"attempts,omitempty"`
 }
 
-// Op is what to do next.
-type Op string
-
-// The operations.
-const (
-	OpStep   Op = "step"   // carry out Decision.Action, the next step
-	OpUndo   Op = "undo"   // carry out Decision.Action, the compensation of a step that is done
-	OpReport Op = "report" // carry out Decision.Action: tell the subject how the saga ended
-	OpNone   Op = "none"   // ended, or waiting for a person
-)
-
-// Decision is what to do next, and for which step.
-type Decision struct {
-	Op     Op
-	Action string
-	Step   Step // of OpStep and OpUndo
+// Trigger starts a saga.
+type Trigger struct {
+	SagaID        string
+	EventID       string
+	EventType     string
+	Data          json.RawMessage
+	CorrelationID string
+	Metadata      map[string]any
+	Subjects      []string // what the saga can be found by, such as its accounts
+	At            time.Time
 }
 
-// Next decides what a saga does next. It is a pure function of definition and state.
-func Next(d Definition, s State) Decision {
-	switch {
-	case s.Status == InProgress && s.ErrorReason == "" && s.CurrentStep < len(d.Steps):
-		step := d.Steps[s.CurrentStep]
-		return Decision{Op: OpStep, Action: step.Name, Step: step}
-	case s.Status == InProgress && s.ErrorReason != "":
-		return Decision{Op: OpReport, Action: d.OnFailed}
-	case s.Status == Compensating:
-		if left := s.CurrentStep - s.Undone; left > 0 {
-			step := d.Steps[left-1]
-			return Decision{Op: OpUndo, Action: step.Compensation, Step: step}
-		}
-		return Decision{Op: OpReport, Action: d.OnCompensated}
-	default:
-		return Decision{Op: OpNone}
+// NewState is the state of a saga that begins.
+func NewState(d Definition, t Trigger, now time.Time) State {
+	at := round(t.At)
+	s := State{
+		SagaID: t.SagaID, SagaType: d.Name, Definition: d.Version, Status: InProgress, Steps: d.StepNames(), Input: t.Data, Subjects: t.Subjects,
+		CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: at, UpdatedAt: round(now),
+		Progress: make([]StepRecord, len(d.Steps)), Timeline: []Entry{{Type: EntryStarted, At: at}},
 	}
-}
-
-// Answer is what an action came to. An error in its place means that the outcome is unknown.
-type Answer struct {
-	Outcome Outcome
-	Result  map[string]any // shown in the saga's state; nil = nothing to show
-	Reason  string         // refused, stuck
-	Message string         // refused, stuck
-}
-
-// Outcome of an action.
-type Outcome string
-
-// The outcomes.
-const (
-	Done    Outcome = "done"
-	Refused Outcome = "refused" // a rule said no, durably: it will never be done
-	Stuck   Outcome = "stuck"   // asking again cannot help, and it is not known that nothing happened: a person must look
-)
-
-// Apply records what the decision's action came to. It is a pure function.
-func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
-	was := s
-	s.UpdatedAt = now.UTC().Truncate(time.Millisecond)
-	if a.Outcome != Done && a.Reason == "" {
-		a.Reason = "INTERNAL" // a reason is what tells a saga that was refused from one that goes on
-	}
-	switch {
-	case a.Outcome != Done && a.Outcome != Refused, a.Outcome == Refused && !refusable(did):
-		s.Before = &Before{Action: did.Action, Status: s.Status, ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage}
-		s.Status = NeedsAttention
-		s.ErrorReason, s.ErrorMessage = a.Reason, did.Action+": "+a.Message
-	case a.Outcome == Refused:
-		s.ErrorReason, s.ErrorMessage = a.Reason, a.Message
-		if s.CurrentStep > 0 {
-			s.Status = Compensating
+	for i, step := range d.Steps {
+		s.Progress[i].Status = StepPending
+		if step.When != nil && !step.When.Holds(t.Data) {
+			s.Progress[i].Status = StepSkipped
 		}
-	case did.Op == OpStep:
-		if a.Result != nil {
-			s.Results = maps.Clone(s.Results)
-			if s.Results == nil {
-				s.Results = map[string]json.RawMessage{}
+	}
+	s.CurrentStep = passed(s.Progress)
+	return s
+}
+
+// TenantID is the tenant that the saga belongs to, by its metadata.
+func (s State) TenantID() string {
+	id, _ := s.Metadata["tenantId"].(string)
+	return id
+}
+
+// Keeps is the epoch that a written state belongs to: nobody's once it rests, or sleeps.
+func (s State) Keeps() int64 {
+	if s.Status.Rests() || !s.WakeAt.IsZero() {
+		return 0
+	}
+	return s.Epoch
+}
+
+// Records tells of each step, in order. Of a state that was stored before there were records they are made from its counts.
+func (s State) Records() []StepRecord {
+	if len(s.Progress) == len(s.Steps) {
+		return s.Progress
+	}
+	all := make([]StepRecord, len(s.Steps))
+	refused := s.ErrorReason != ""
+	if s.Before != nil {
+		refused = s.Before.ErrorReason != ""
+	}
+	for i := range all {
+		switch {
+		case i < s.CurrentStep-s.Undone:
+			all[i].Status = StepDone
+		case i < s.CurrentStep:
+			all[i].Status = StepUndone
+		case i == s.CurrentStep && refused:
+			all[i].Status = StepRefused
+		default:
+			all[i].Status = StepPending
+		}
+	}
+	return all
+}
+
+// with is the state with a changed copy of the records, and what is counted from them.
+func (s State) with(change func([]StepRecord)) State {
+	records := append([]StepRecord(nil), s.Records()...)
+	change(records)
+	s.Progress, s.CurrentStep, s.Undone = records, passed(records), 0
+	for _, r := range records {
+		if r.Status == StepUndone {
+			s.Undone++
+		}
+	}
+	return s
+}
+
+// mark is the state with one step's record changed.
+func (s State) mark(i int, to StepStatus) State {
+	return s.with(func(records []StepRecord) { records[i].Status = to })
+}
+
+// passed counts the steps done, undone or not, and those skipped before them.
+func passed(records []StepRecord) (n int) {
+	whole := true
+	for _, r := range records {
+		switch r.Status {
+		case StepDone, StepUndone:
+			n++
+		case StepSkipped:
+			if whole {
+				n++
 			}
-			s.Results[did.Action] = mustJSON(a.Result)
+		default:
+			whole = false
 		}
-		if s.CurrentStep++; s.CurrentStep == len(d.Steps) {
-			s.Status = Completed
-		}
-	case did.Op == OpUndo:
-		s.Undone++
-		c := Compensation{Action: did.Action, Timestamp: s.UpdatedAt}
-		if a.Result != nil {
-			c.Result = mustJSON(a.Result)
-		}
-		s.Actions = append(slices.Clone(s.Actions), c)
-	case did.Op == OpReport && s.Status == Compensating:
-		s.Status = Compensated
-	case did.Op == OpReport:
-		s.Status = Failed
 	}
-	return s.record(was, did, a)
+	return n
 }
 
-// refusable: only a step up to the pivot can be refused.
-func refusable(d Decision) bool { return d.Op == OpStep && d.Step.Kind != Retriable }
-
-// mustJSON encodes a result. Results are maps of strings and numbers that our own actions make.
-func mustJSON(v map[string]any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return json.RawMessage(`{}`)
-	}
-	return b
-}
+func round(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }

@@ -25,10 +25,11 @@ func stuck() saga.Answer {
 func play(d saga.Definition, answers map[string]saga.Answer) (s saga.State, actions []string) {
 	s = saga.State{SagaID: "s", SagaType: d.Name, Definition: d.Version, Status: saga.InProgress, Steps: d.StepNames()}
 	for {
-		next := saga.Next(d, s)
-		if next.Op == saga.OpNone {
+		all := saga.Next(d, s)
+		if len(all) == 0 {
 			return s, actions
 		}
+		next := all[0]
 		actions = append(actions, next.Action)
 		a, ok := answers[next.Action]
 		if !ok {
@@ -108,10 +109,11 @@ func TestApplyLeavesTheOldStateAlone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := saga.State{Status: saga.InProgress, Steps: d.StepNames()}
 		for range rapid.IntRange(1, 8).Draw(t, "actions") {
-			next := saga.Next(d, s)
-			if next.Op == saga.OpNone {
+			all := saga.Next(d, s)
+			if len(all) == 0 {
 				return
 			}
+			next := all[0]
 			before, _ := json.Marshal(s)
 			for _, a := range []saga.Answer{stuck(), refusal(), {Outcome: saga.Done, Result: map[string]any{"other": 1}}} {
 				saga.Apply(d, s, next, a, now)
@@ -176,13 +178,13 @@ func TestAttentionForgetsNothing(t *testing.T) {
 		{Outcome: saga.Refused, Reason: "MAX_BALANCE", Message: "Too much."},
 		{Outcome: saga.Stuck, Reason: "LOST", Message: "Nobody knows."},
 	} {
-		s = saga.Apply(d, s, saga.Next(d, s), a, time.UnixMilli(1))
+		s = saga.Apply(d, s, saga.Next(d, s)[0], a, time.UnixMilli(1))
 	}
 	want := saga.Before{Action: "debit_back", Status: saga.Compensating, ErrorReason: "MAX_BALANCE", ErrorMessage: "Too much."}
 	if s.Status != saga.NeedsAttention || s.ErrorReason != "LOST" || s.Before == nil || *s.Before != want {
 		t.Errorf("%s %s, before %+v", s.Status, s.ErrorReason, s.Before)
 	}
-	if next := saga.Next(d, s); next.Op != saga.OpNone {
+	if next := saga.Next(d, s); len(next) > 0 {
 		t.Errorf("it goes on by itself: %+v", next)
 	}
 }

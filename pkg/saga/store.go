@@ -1,13 +1,8 @@
 package saga
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"example.com/billing/pkg/page"
@@ -16,123 +11,60 @@ import (
 // ErrNotFound is returned by Store.Get for an unknown saga.
 var ErrNotFound = errors.New("no such saga")
 
-// ErrStale is returned by Save when the stored saga has another revision: someone else is working on it.
+// ErrStale is returned by Save when the stored saga has another revision or belongs to another engine: someone else works on it.
 var ErrStale = errors.New("the saga was changed by another writer")
 
-// Filter selects the sagas of a tenant for a list. Other empty fields select all.
+// ErrFenced is returned by Lease when an epoch's lease ended and its sagas may have been taken over.
+var ErrFenced = errors.New("the lease has ended")
+
+// Filter selects the sagas of a tenant for a list or a count. Other empty fields select all.
 type Filter struct {
-	TenantID string
-	Status   Status
-	Type     string
-	Before   page.Cursor // only sagas older than this; zero = from the newest
-	Limit    int
+	TenantID    string
+	Status      Status
+	Type        string
+	Subject     string // one of State.Subjects
+	ErrorReason string
+	Since       time.Time   // created at or after
+	Until       time.Time   // created before
+	Before      page.Cursor // of lists: only sagas older than this; zero = from the newest
+	Limit       int         // of lists
 }
 
-// Store keeps the states of sagas. Safe for concurrent use. TestStateStore in package sagatest is its contract.
+// Count is how many sagas of one kind there are.
+type Count struct {
+	Type        string
+	Status      Status
+	ErrorReason string
+	Sagas       int64
+	Oldest      time.Time // when the oldest was created
+}
+
+// Store keeps the states of sagas, and whose they are. Engines hold leases, each under an epoch of its own; a saga belongs to
+// the epoch that is stored with it. Safe for concurrent use. TestStateStore in package sagatest is its contract.
 type Store interface {
-	// Insert adds new sagas at revision 1 and returns those that were not there yet.
+	// Insert adds new sagas at revision 1, under their Epoch, and returns those that were not there yet.
 	Insert(ctx context.Context, sagas []State) ([]State, error)
-	// Save writes states whose Revision is the stored one, raising it by one; others get ErrStale. A state that has ended is
-	// written together with its event. One result for each, in order.
+	// Save writes states whose Revision and Epoch are the stored ones, raising the revision by one; others get ErrStale. A state that
+	// rests or has WakeAt belongs to nobody from then on (epoch 0). One that has ended is written together with its event.
+	// One result for each, in order.
 	Save(ctx context.Context, sagas []State) []error
+	// Override is Save of one state whatever epoch it belongs to; it belongs to nobody from then on, and whose it was gets ErrStale.
+	Override(ctx context.Context, s State) error
 	// Get returns a saga or ErrNotFound.
 	Get(ctx context.Context, sagaID string) (State, error)
 	// List returns sagas, newest first.
 	List(ctx context.Context, f Filter) ([]State, error)
-	// Unfinished returns sagas that have not ended and need no person, unchanged for at least idle (0 = all of them), the oldest first, from
+	// Count counts sagas by type, status and error reason, in this order.
+	Count(ctx context.Context, f Filter) ([]Count, error)
+
+	// Lease begins a lease under a new epoch (epoch 0), or renews one, or returns ErrFenced. It lasts for ttl by the store's clock.
+	Lease(ctx context.Context, owner string, epoch int64, ttl time.Duration) (int64, error)
+	// Release ends a lease at once.
+	Release(ctx context.Context, epoch int64) error
+	// Claim ends the leases that were not renewed in time, makes unfinished sagas that are nobody's, or of an epoch without a lease,
+	// this epoch's, the oldest first, limit at most, and returns them. Those that sleep (WakeAt) wait until it is time.
+	Claim(ctx context.Context, epoch int64, limit int) ([]State, error)
+	// Unfinished returns an epoch's sagas that do not rest, unchanged for at least idle (0 = all of them), the oldest first, from
 	// behind a place in that order; the zero cursor is before the oldest.
-	Unfinished(ctx context.Context, idle time.Duration, after page.Cursor, limit int) ([]State, error)
-}
-
-// Memory is a Store in memory, for tests.
-type Memory struct {
-	mu    sync.Mutex
-	sagas map[string]State
-}
-
-// NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{sagas: map[string]State{}} }
-
-// Insert is Store's.
-func (m *Memory) Insert(_ context.Context, sagas []State) ([]State, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var added []State
-	for _, s := range sagas {
-		if _, ok := m.sagas[s.SagaID]; ok {
-			continue
-		}
-		s.Revision = 1
-		m.sagas[s.SagaID] = s
-		added = append(added, s)
-	}
-	return added, nil
-}
-
-// Save is Store's.
-func (m *Memory) Save(_ context.Context, sagas []State) []error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	errs := make([]error, len(sagas))
-	for i, s := range sagas {
-		if stored, ok := m.sagas[s.SagaID]; !ok || stored.Revision != s.Revision {
-			errs[i] = fmt.Errorf("save saga %s: %w", s.SagaID, ErrStale)
-			continue
-		}
-		s.Revision++
-		m.sagas[s.SagaID] = s
-	}
-	return errs
-}
-
-// Get is Store's.
-func (m *Memory) Get(_ context.Context, id string) (State, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s, ok := m.sagas[id]
-	if !ok {
-		return State{}, fmt.Errorf("saga %s: %w", id, ErrNotFound)
-	}
-	return s, nil
-}
-
-// List is Store's.
-func (m *Memory) List(_ context.Context, f Filter) ([]State, error) {
-	out := m.where(func(s State) bool {
-		at, id := f.Before.Key()
-		older := s.CreatedAt.Before(at) || s.CreatedAt.Equal(at) && s.SagaID < id
-		return older && s.TenantID() == f.TenantID && (f.Status == "" || s.Status == f.Status) && (f.Type == "" || s.SagaType == f.Type)
-	})
-	slices.SortFunc(out, func(a, b State) int {
-		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(b.SagaID, a.SagaID)
-	})
-	return out[:min(len(out), f.Limit)], nil
-}
-
-// Unfinished is Store's.
-func (m *Memory) Unfinished(_ context.Context, idle time.Duration, after page.Cursor, limit int) ([]State, error) {
-	until := time.Now().Add(-idle)
-	out := m.where(func(s State) bool {
-		later := s.CreatedAt.After(after.CreatedAt) || s.CreatedAt.Equal(after.CreatedAt) && s.SagaID > after.ID
-		return later && (s.Status == InProgress || s.Status == Compensating) && (idle == 0 || !s.UpdatedAt.After(until))
-	})
-	slices.SortFunc(out, func(a, b State) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.SagaID, b.SagaID))
-	})
-	return out[:min(len(out), limit)], nil
-}
-
-func (m *Memory) where(keep func(State) bool) []State {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var out []State
-	for _, s := range m.sagas {
-		if keep(s) {
-			out = append(out, s)
-		}
-	}
-	return out
+	Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]State, error)
 }

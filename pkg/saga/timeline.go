@@ -19,14 +19,22 @@ const (
 	EntryCompensated    EntryType = "compensated"
 	EntryFailed         EntryType = "failed"
 	EntryNeedsAttention EntryType = "needs_attention"
+	EntryCancelled      EntryType = "step_cancelled" // the pivot was asked: it never will be done
+	EntryGivenUp        EntryType = "given_up"       // no further forward: a deadline passed, or a person said so
+	EntryOverdue        EntryType = "overdue"        // a deadline passed after the pivot; the saga goes on
+	EntryNoAnswer       EntryType = "no_answer"      // an action is asked again and again
+	EntryOperator       EntryType = "operator"       // a person stepped in
 )
 
 // Entry is one thing that happened to a saga. What an action answered stands in the state's Results and Actions.
 type Entry struct {
 	Type    EntryType `json:"type"`
 	Action  string    `json:"action,omitempty"`  // the step or compensation; empty where it is none's
-	Reason  string    `json:"reason,omitempty"`  // refused, needs_attention
-	Message string    `json:"message,omitempty"` // refused, needs_attention
+	Reason  string    `json:"reason,omitempty"`  // refused, needs_attention, given_up
+	Message string    `json:"message,omitempty"` // refused, needs_attention, given_up, no_answer
+	Verb    Verb      `json:"verb,omitempty"`    // operator
+	Actor   string    `json:"actor,omitempty"`   // operator: who
+	Why     string    `json:"why,omitempty"`     // operator: the reason they gave
 	At      time.Time `json:"at"`
 }
 
@@ -87,19 +95,38 @@ func (s State) record(was State, did Decision, a Answer) State {
 	switch {
 	case s.Status == NeedsAttention:
 		e.Type, e.Reason, e.Message = EntryNeedsAttention, a.Reason, a.Message
+	case did.Op == OpCancel && a.Outcome == Refused:
+		e.Type = EntryCancelled
 	case a.Outcome == Refused:
 		e.Type, e.Reason, e.Message = EntryRefused, a.Reason, a.Message
-	case did.Op == OpStep:
+	case did.Op == OpStep || did.Op == OpCancel:
 		e.Type = EntryStepCompleted
 	case did.Op == OpUndo:
 		e.Type = EntryUndone
 	}
-	s.Timeline = slices.Clone(was.History())
+	s.Timeline = was.History()
 	if e.Type != "" { // a report is told by the end it leads to
-		s.Timeline = append(s.Timeline, e)
+		s = s.tell(e)
 	}
+	return s.tellEnd()
+}
+
+// tell adds an entry to the timeline.
+func (s State) tell(e Entry) State {
+	s.Timeline = append(slices.Clone(s.History()), e)
+	return s
+}
+
+// tellEnd adds the end, if the saga has ended.
+func (s State) tellEnd() State {
 	if end, ended := endings[s.Status]; ended {
-		s.Timeline = append(s.Timeline, Entry{Type: end, At: s.UpdatedAt})
+		return s.tell(Entry{Type: end, At: s.UpdatedAt})
 	}
 	return s
+}
+
+// Unanswered is the state of a saga one of whose actions is asked again and again.
+func Unanswered(s State, action string, cause error, now time.Time) State {
+	s.UpdatedAt = round(now)
+	return s.tell(Entry{Type: EntryNoAnswer, Action: action, Message: cause.Error(), At: s.UpdatedAt})
 }

@@ -6,9 +6,11 @@ import (
 	"example.com/billing/pkg/batch"
 )
 
-// writer writes one saga's states in order, under their revision.
+// writer writes one saga's states in order, under their epoch and revision.
 type writer struct {
 	queue    *batch.Queue[State, struct{}]
+	lease    *lease
+	epoch    int64
 	revision int64      // of the stored row, without the write in flight
 	flight   chan error // a write begun and not yet waited for; nil = none
 }
@@ -25,7 +27,10 @@ func (w *writer) begin(ctx context.Context, s State) error {
 			return nil
 		}
 	}
-	s.Revision = w.revision
+	if epoch, _ := w.lease.held(); epoch != w.epoch {
+		return nil // not sure to be ours: the next write that is waited for finds out
+	}
+	s.Revision, s.Epoch = w.revision, w.epoch
 	flight := make(chan error, 1)
 	w.flight = flight
 	go func() {
@@ -35,14 +40,18 @@ func (w *writer) begin(ctx context.Context, s State) error {
 	return nil
 }
 
-// write writes a state and waits until it is stored.
+// write writes a state and waits until it is stored. It waits for the lease first; where that was lost it returns errLost. Should
+// the lease end between the check and the write, the store refuses the write by its epoch.
 func (w *writer) write(ctx context.Context, s State) error {
 	if w.flight != nil {
 		if err := w.landed(<-w.flight); err != nil {
 			return err
 		}
 	}
-	s.Revision = w.revision
+	if err := w.lease.check(ctx, w.epoch); err != nil {
+		return err
+	}
+	s.Revision, s.Epoch = w.revision, w.epoch
 	_, err := w.queue.Do(ctx, s)
 	return w.landed(err)
 }

@@ -9,15 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/saga"
 )
 
@@ -56,10 +55,12 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 		}
 	}
 	found, err := s.pool.Query(ctx, `
-		INSERT INTO saga_state (saga_id, tenant_id, saga_type, status, revision, created_at, updated_at, state)
-		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::bytea[])
+		INSERT INTO saga_state (saga_id, tenant_id, saga_type, status, revision, epoch, created_at, updated_at, state, subjects)
+		SELECT i, t, y, s, r, e, c, u, d, string_to_array(b, ' ')
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[])
+		AS x(i, t, y, s, r, e, c, u, d, b)
 		ON CONFLICT DO NOTHING RETURNING saga_id::text`,
-		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.created, rows.updated, rows.states)
+		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.epochs, rows.created, rows.updated, rows.states, rows.subjects)
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
 	}
@@ -79,7 +80,7 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 // If the database refuses the group for a reason that is no conflict, halves of it are tried, until the state at fault
 // stands alone.
 func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
-	errs := s.save(ctx, sagas)
+	errs := s.save(ctx, sagas, true)
 	if slices.Contains(errs, nil) {
 		return errs // the group was committed
 	}
@@ -98,11 +99,20 @@ func (s *Store) Save(ctx context.Context, sagas []saga.State) []error {
 	return errs
 }
 
-func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
+// Override is saga.Store's.
+func (s *Store) Override(ctx context.Context, st saga.State) error {
+	return s.save(ctx, []saga.State{st}, false)[0]
+}
+
+// held is what a stored saga is written under.
+type held struct{ revision, epoch int64 }
+
+// save writes a group. Unless owned, the epoch that a saga belongs to does not matter, and it belongs to nobody from then on.
+func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []error {
 	var (
 		items = make([][]es.Append, len(sagas))
 		ids   = make([]string, len(sagas))
-		have  = make(map[string]int64, len(sagas))
+		have  = make(map[string]held, len(sagas))
 		bad   = map[int]error{} // sagas whose event cannot be made
 	)
 	for i, st := range sagas {
@@ -119,12 +129,12 @@ func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
 	}
 	errs := s.events.AppendWith(ctx, items, espg.With{
 		Read: func(b *pgx.Batch) {
-			b.Queue(`SELECT saga_id::text, revision FROM saga_state WHERE saga_id = ANY($1::uuid[])`, ids).Query(func(rows pgx.Rows) error {
+			b.Queue(`SELECT saga_id::text, revision, epoch FROM saga_state WHERE saga_id = ANY($1::uuid[])`, ids).Query(func(rows pgx.Rows) error {
 				var (
 					id string
-					r  int64
+					h  held
 				)
-				_, err := pgx.ForEachRow(rows, []any{&id, &r}, func() error { have[id] = r; return nil })
+				_, err := pgx.ForEachRow(rows, []any{&id, &h.revision, &h.epoch}, func() error { have[id] = h; return nil })
 				return err
 			})
 		},
@@ -132,15 +142,18 @@ func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
 			newest := make(map[string]saga.State, len(accepted))
 			for _, i := range accepted {
 				st := sagas[i]
-				r, known := have[st.SagaID]
+				h, known := have[st.SagaID]
 				switch {
 				case bad[i] != nil:
 					reject(i, bad[i])
-				case !known || r != st.Revision:
+				case !known || h.revision != st.Revision || owned && h.epoch != st.Epoch:
 					reject(i, stale(st))
 				default:
-					st.Revision++
-					have[st.SagaID], newest[st.SagaID] = st.Revision, st
+					if !owned {
+						st.Epoch = 0
+					}
+					st.Revision, st.Epoch = st.Revision+1, st.Keeps()
+					have[st.SagaID], newest[st.SagaID] = held{st.Revision, st.Epoch}, st
 				}
 			}
 			rows := newRows(len(newest))
@@ -149,9 +162,10 @@ func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
 					return err
 				}
 			}
-			b.Queue(`UPDATE saga_state AS g SET status = s, revision = r, updated_at = u, state = d
-				FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bytea[]) AS x(i, s, r, u, d) WHERE g.saga_id = x.i`,
-				rows.ids, rows.statuses, rows.revisions, rows.updated, rows.states)
+			b.Queue(`UPDATE saga_state AS g SET status = s, revision = r, epoch = e, updated_at = u, state = d, error_reason = f, wake_at = w
+				FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::text[], $8::timestamptz[])
+				AS x(i, s, r, e, u, d, f, w) WHERE g.saga_id = x.i`,
+				rows.ids, rows.statuses, rows.revisions, rows.epochs, rows.updated, rows.states, rows.reasons, rows.wakes)
 			return nil
 		},
 	})
@@ -165,46 +179,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State) []error {
 }
 
 func stale(st saga.State) error {
-	return fmt.Errorf("save saga %s at revision %d: %w", st.SagaID, st.Revision, saga.ErrStale)
-}
-
-// Get is saga.Store's.
-func (s *Store) Get(ctx context.Context, id string) (saga.State, error) {
-	states, err := s.query(ctx, `SELECT revision, state FROM saga_state WHERE saga_id = $1`, id)
-	if err != nil {
-		return saga.State{}, espg.Classify("get saga "+id, err)
-	}
-	if len(states) == 0 {
-		return saga.State{}, fmt.Errorf("saga %s: %w", id, saga.ErrNotFound)
-	}
-	return states[0], nil
-}
-
-// List is saga.Store's.
-func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
-	before, id := f.Before.Key()
-	states, err := s.query(ctx, `SELECT revision, state FROM saga_state
-		WHERE tenant_id = $1 AND (created_at, saga_id) < ($2, $3) AND ($4 = '' OR status = $4) AND ($5 = '' OR saga_type = $5)
-		ORDER BY created_at DESC, saga_id DESC LIMIT $6`, f.TenantID, before, id, string(f.Status), f.Type, f.Limit)
-	if err != nil {
-		return nil, espg.Classify("list sagas", err)
-	}
-	return states, nil
-}
-
-// Unfinished is saga.Store's.
-func (s *Store) Unfinished(ctx context.Context, idle time.Duration, after page.Cursor, limit int) ([]saga.State, error) {
-	behind := after.ID
-	if behind == "" {
-		behind = uuid.Nil.String()
-	}
-	states, err := s.query(ctx, `SELECT revision, state FROM saga_state
-		WHERE status IN ('in_progress', 'compensating') AND ($1 OR updated_at <= $2) AND (created_at, saga_id) > ($3, $4)
-		ORDER BY created_at, saga_id LIMIT $5`, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
-	if err != nil {
-		return nil, espg.Classify("read unfinished sagas", err)
-	}
-	return states, nil
+	return fmt.Errorf("save saga %s at revision %d of epoch %d: %w", st.SagaID, st.Revision, st.Epoch, saga.ErrStale)
 }
 
 func (s *Store) query(ctx context.Context, sql string, args ...any) ([]saga.State, error) {
@@ -212,29 +187,34 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]saga.Stat
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (saga.State, error) {
-		var (
-			st       saga.State
-			revision int64
-			b        []byte
-		)
-		if err := row.Scan(&revision, &b); err != nil {
-			return st, err
-		}
-		if err := json.Unmarshal(b, &st); err != nil {
-			return st, fmt.Errorf("decode state: %w", err)
-		}
-		st.Revision = revision
-		return st, nil
-	})
+	return pgx.CollectRows(rows, scan)
+}
+
+// scan reads a row of revision, epoch and state.
+func scan(row pgx.CollectableRow) (saga.State, error) {
+	var (
+		st saga.State
+		h  held
+		b  []byte
+	)
+	if err := row.Scan(&h.revision, &h.epoch, &b); err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(b, &st); err != nil {
+		return st, fmt.Errorf("decode state: %w", err)
+	}
+	st.Revision, st.Epoch = h.revision, h.epoch
+	return st, nil
 }
 
 // rows are states as arrays for one multi-row statement.
 type rows struct {
-	ids, tenants, types, statuses []string
-	revisions                     []int64
-	created, updated              []time.Time
-	states                        [][]byte
+	ids, tenants, types, statuses, subjects []string
+	reasons                                 []*string // nil = nothing failed
+	revisions, epochs                       []int64
+	created, updated                        []time.Time
+	wakes                                   []*time.Time // nil = it does not sleep
+	states                                  [][]byte
 }
 
 func newRows(n int) *rows {
@@ -249,8 +229,18 @@ func (r *rows) add(st saga.State) error {
 	r.ids, r.tenants = append(r.ids, st.SagaID), append(r.tenants, st.TenantID())
 	r.types, r.statuses = append(r.types, st.SagaType), append(r.statuses, string(st.Status))
 	r.revisions, r.created, r.updated = append(r.revisions, st.Revision), append(r.created, st.CreatedAt), append(r.updated, st.UpdatedAt)
-	r.states = append(r.states, b)
+	r.states, r.epochs, r.subjects = append(r.states, b), append(r.epochs, st.Epoch), append(r.subjects, strings.Join(st.Subjects, " "))
+	r.reasons, r.wakes = append(r.reasons, given(st.ErrorReason)), append(r.wakes, given(st.WakeAt))
 	return nil
+}
+
+// given is nil for what is not there.
+func given[T comparable](v T) *T {
+	var none T
+	if v == none {
+		return nil
+	}
+	return &v
 }
 
 var _ saga.Store = (*Store)(nil)

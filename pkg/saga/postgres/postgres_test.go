@@ -148,7 +148,7 @@ func TestADatabaseThatIsNotThereIsUnavailable(t *testing.T) {
 	_, insert := s.Insert(t.Context(), []saga.State{{SagaID: uuid.NewString()}})
 	_, get := s.Get(t.Context(), uuid.NewString())
 	_, list := s.List(t.Context(), saga.Filter{Limit: 1})
-	_, unfinished := s.Unfinished(t.Context(), 0, page.Cursor{}, 1)
+	_, unfinished := s.Unfinished(t.Context(), 0, 0, page.Cursor{}, 1)
 	for what, err := range map[string]error{
 		"insert": insert, "get": get, "list": list, "unfinished": unfinished, "save": s.Save(t.Context(), []saga.State{{SagaID: uuid.NewString()}})[0],
 	} {

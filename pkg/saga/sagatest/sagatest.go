@@ -32,6 +32,12 @@ func TestStateStore(t *testing.T, open func(t *testing.T) saga.Store) {
 		{"does not know what was never inserted", testUnknown},
 		{"lists the newest first, by status and type, page by page", testList},
 		{"lists what is unfinished", testUnfinished},
+		{"lists and counts by what sagas are about", testFilters},
+		{"leases epochs, and fences those that ended", testLease},
+		{"gives an ended epoch's sagas to another, and refuses its late writes", testClaim},
+		{"shares claims between engines", testClaimRace},
+		{"lets sleeping sagas lie", testSleep},
+		{"lets a person's write go before an engine's", testOverride},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, open(t)) })
 	}
@@ -361,7 +367,7 @@ func testUnfinished(t *testing.T, s saga.Store) {
 	}{
 		{time.Hour, 100, want}, {time.Hour, 3, want[:3]}, {0, 100, append(slices.Clone(want), busy.SagaID)}, {100 * 365 * 24 * time.Hour, 100, nil},
 	} {
-		got, err := s.Unfinished(t.Context(), tc.idle, page.Cursor{}, tc.limit)
+		got, err := s.Unfinished(t.Context(), 0, tc.idle, page.Cursor{}, tc.limit)
 		if err != nil || !slices.Equal(ids(got), tc.want) {
 			t.Errorf("idle for %v, %d at most: %v (%v), want %v", tc.idle, tc.limit, ids(got), err, tc.want)
 		}
@@ -375,7 +381,7 @@ func testUnfinished(t *testing.T, s saga.Store) {
 		got   []string
 	)
 	for {
-		batch, err := s.Unfinished(t.Context(), 0, after, 2)
+		batch, err := s.Unfinished(t.Context(), 0, 0, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}

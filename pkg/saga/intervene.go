@@ -1,0 +1,78 @@
+package saga
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// interveneMax is how often a verb is decided anew because the saga changed meanwhile.
+const interveneMax = 10
+
+// Intervene does a person's verb to a saga: the registers of its actions are read first, then the verb is decided and stored, and
+// the saga goes on from there, here or in another engine. It returns the new state; an *es.Refusal where a rule says no, with
+// nothing changed; ErrNotFound; ErrStale where the saga does not come to rest.
+func (e *Engine) Intervene(ctx context.Context, sagaID string, v Intervention) (State, error) {
+	for attempt := 1; ; attempt++ {
+		s, err := e.cfg.Store.Get(ctx, sagaID)
+		if err != nil {
+			return s, err
+		}
+		d, ok := e.cfg.Registry.Find(s.SagaType, s.Definition)
+		if !ok {
+			return s, fmt.Errorf("saga %s: its definition, %s version %d, is gone", sagaID, s.SagaType, s.Definition)
+		}
+		if v.Registers, err = e.readRegisters(ctx, d, s); err != nil {
+			return s, err
+		}
+		v.At = time.Now()
+		after, err := Operate(d, s, v)
+		if err != nil {
+			return s, err
+		}
+		err = e.cfg.Store.Override(ctx, after)
+		if errors.Is(err, ErrStale) && attempt < interveneMax {
+			continue
+		}
+		if err != nil {
+			return s, err
+		}
+		if r := e.running(sagaID); r != nil {
+			r.look()
+		}
+		select {
+		case e.now <- struct{}{}: // it is nobody's: whoever looks first takes it
+		default:
+		}
+		if after.Status.Ended() && e.cfg.OnEnd != nil {
+			e.cfg.OnEnd(after)
+		}
+		after.Revision++
+		return after, nil
+	}
+}
+
+// readRegisters reads the registers of all of a saga's actions that have one, at the same time.
+func (e *Engine) readRegisters(ctx context.Context, d Definition, s State) (map[string]Register, error) {
+	asked := registered(d, e.cfg.Registers)
+	answers := make([]Register, len(asked))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, did := range asked {
+		g.Go(func() (err error) {
+			c := (&journey{state: s}).call(did)
+			answers[i], err = e.cfg.Registers[did.Action].Read(ctx, c)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("read the registers of saga %s: %w", s.SagaID, err)
+	}
+	said := make(map[string]Register, len(asked))
+	for i, did := range asked {
+		said[did.Action] = answers[i]
+	}
+	return said, nil
+}

@@ -1,0 +1,74 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/saga"
+)
+
+// Lease is saga.Store's.
+func (s *Store) Lease(ctx context.Context, owner string, epoch int64, ttl time.Duration) (int64, error) {
+	sql, args := `INSERT INTO saga_engine (owner, leased_until) VALUES ($1, clock_timestamp() + $2::interval) RETURNING epoch`, []any{owner, ttl}
+	if epoch != 0 {
+		sql, args = `UPDATE saga_engine SET leased_until = clock_timestamp() + $2::interval WHERE epoch = $3 AND owner = $1 RETURNING epoch`, []any{owner, ttl, epoch}
+	}
+	err := s.pool.QueryRow(ctx, sql, args...).Scan(&epoch)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, fmt.Errorf("renew the lease of epoch %d: %w", epoch, saga.ErrFenced)
+	}
+	if err != nil {
+		return 0, espg.Classify("lease", err)
+	}
+	return epoch, nil
+}
+
+// Release is saga.Store's.
+func (s *Store) Release(ctx context.Context, epoch int64) error {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM saga_engine WHERE epoch = $1`, epoch); err != nil {
+		return espg.Classify("release the lease", err)
+	}
+	return nil
+}
+
+// claimable are unfinished sagas that no living engine works on, and that do not sleep.
+const claimable = ` FROM saga_state s WHERE status IN ('in_progress', 'compensating') AND (wake_at IS NULL OR wake_at <= clock_timestamp())
+	AND NOT EXISTS (SELECT FROM saga_engine e WHERE e.epoch = s.epoch)`
+
+// Claim is saga.Store's. It takes sagas under the lock of the log, as Save writes them: a write that found a saga its own is
+// committed before the saga is another's.
+func (s *Store) Claim(ctx context.Context, epoch int64, limit int) (claimed []saga.State, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM saga_engine WHERE leased_until < clock_timestamp()`); err != nil {
+			return err
+		}
+		var some bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT`+claimable+`)`).Scan(&some); err != nil || !some {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `SELECT FROM es_log FOR UPDATE`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `WITH mine AS (SELECT saga_id`+claimable+` ORDER BY created_at, saga_id LIMIT $2)
+			UPDATE saga_state g SET epoch = $1 FROM mine WHERE g.saga_id = mine.saga_id RETURNING g.revision, g.epoch, g.state`, epoch, limit)
+		if err != nil {
+			return err
+		}
+		claimed, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+	if err != nil {
+		return nil, espg.Classify("claim sagas", err)
+	}
+	slices.SortFunc(claimed, func(a, b saga.State) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.SagaID, b.SagaID))
+	})
+	return claimed, nil
+}

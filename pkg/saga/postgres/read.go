@@ -1,0 +1,78 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/page"
+	"example.com/billing/pkg/saga"
+)
+
+// Get is saga.Store's.
+func (s *Store) Get(ctx context.Context, id string) (saga.State, error) {
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state WHERE saga_id = $1`, id)
+	if err != nil {
+		return saga.State{}, espg.Classify("get saga "+id, err)
+	}
+	if len(states) == 0 {
+		return saga.State{}, fmt.Errorf("saga %s: %w", id, saga.ErrNotFound)
+	}
+	return states[0], nil
+}
+
+// selected is the condition of a filter, but for its page, and its arguments.
+const selected = `tenant_id = $1 AND ($2 = '' OR status = $2) AND ($3 = '' OR saga_type = $3) AND ($4 = '' OR subjects @> ARRAY[$4])
+	AND ($5 = '' OR error_reason = $5) AND created_at >= $6 AND created_at < coalesce($7, 'infinity'::timestamptz)`
+
+func arguments(f saga.Filter) []any {
+	return []any{f.TenantID, string(f.Status), f.Type, f.Subject, f.ErrorReason, f.Since, given(f.Until)}
+}
+
+// List is saga.Store's.
+func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
+	before, id := f.Before.Key()
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state WHERE `+selected+`
+		AND (created_at, saga_id) < ($8, $9) ORDER BY created_at DESC, saga_id DESC LIMIT $10`, append(arguments(f), before, id, f.Limit)...)
+	if err != nil {
+		return nil, espg.Classify("list sagas", err)
+	}
+	return states, nil
+}
+
+// Count is saga.Store's.
+func (s *Store) Count(ctx context.Context, f saga.Filter) ([]saga.Count, error) {
+	rows, err := s.pool.Query(ctx, `SELECT saga_type, status, coalesce(error_reason, ''), count(*), min(created_at) FROM saga_state WHERE `+selected+`
+		GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, arguments(f)...)
+	if err != nil {
+		return nil, espg.Classify("count sagas", err)
+	}
+	counts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c saga.Count, err error) {
+		err = row.Scan(&c.Type, &c.Status, &c.ErrorReason, &c.Sagas, &c.Oldest)
+		c.Oldest = c.Oldest.UTC()
+		return c, err
+	})
+	if err != nil {
+		return nil, espg.Classify("count sagas", err)
+	}
+	return counts, nil
+}
+
+// Unfinished is saga.Store's.
+func (s *Store) Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]saga.State, error) {
+	behind := after.ID
+	if behind == "" {
+		behind = uuid.Nil.String()
+	}
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state
+		WHERE status IN ('in_progress', 'compensating') AND epoch = $1 AND ($2 OR updated_at <= $3) AND (created_at, saga_id) > ($4, $5)
+		ORDER BY created_at, saga_id LIMIT $6`, epoch, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
+	if err != nil {
+		return nil, espg.Classify("read unfinished sagas", err)
+	}
+	return states, nil
+}

@@ -1,0 +1,347 @@
+package saga
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// run is a saga being worked on.
+type run struct {
+	engine *Engine
+	log    *slog.Logger
+	news   chan struct{} // someone else has written the saga
+
+	mu      sync.Mutex
+	state   State         // newest state that may be shown
+	changed chan struct{} // closed at the next change
+}
+
+func newRun(e *Engine, s State) *run {
+	return &run{
+		engine: e, news: make(chan struct{}, 1), changed: make(chan struct{}),
+		log: e.cfg.Log.With("saga", s.SagaID, "type", s.SagaType, "correlation_id", s.CorrelationID),
+	}
+}
+
+// look has the run read its saga again.
+func (r *run) look() {
+	select {
+	case r.news <- struct{}{}:
+	default:
+	}
+}
+
+// show makes a state visible and wakes who waits for a change.
+func (r *run) show(s State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = s
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// drive works on one saga until it rests, sleeps, is another's, or the engine stops. When a write is refused or has no answer, the
+// stored state is the truth: the work goes on from there, and what is done twice has its effect once.
+func (r *run) drive(s State, found bool) {
+	e := r.engine
+	d, ok := e.cfg.Registry.Find(s.SagaType, s.Definition)
+	if !ok {
+		r.log.Error("saga cannot run: its definition is gone", "definition", s.Definition)
+		return
+	}
+	pause := newPause(e.cfg.Retry)
+	for {
+		if found {
+			if s, ok = r.reread(s.SagaID, pause); !ok {
+				return
+			}
+			if epoch := e.lease.present(); s.Epoch != epoch {
+				r.log.Info("saga is not this engine's any more", "epoch", epoch, "owner", s.Epoch)
+				return
+			}
+		}
+		err := r.advance(d, s)
+		switch {
+		case err == nil || e.ctx.Err() != nil:
+			return
+		case !errors.Is(err, errNews) && !errors.Is(err, errLost):
+			wait := pause.NextBackOff()
+			r.log.Info("saga goes on from its stored state", "error", err, "in", wait)
+			if !e.sleep(wait) {
+				return
+			}
+		}
+		found = true
+	}
+}
+
+// reread reads a saga until the store answers; ok is false when the engine stops.
+func (r *run) reread(sagaID string, pause *backoff.ExponentialBackOff) (s State, ok bool) {
+	for {
+		s, err := r.engine.cfg.Store.Get(r.engine.ctx, sagaID)
+		if err == nil {
+			return s, true
+		}
+		wait := pause.NextBackOff()
+		r.log.Warn("saga cannot be read", "error", err, "again_in", wait)
+		if !r.engine.sleep(wait) {
+			return s, false
+		}
+	}
+}
+
+// errNews ends an advance whose saga someone else has written.
+var errNews = errors.New("the saga was changed by someone else")
+
+// advance carries a saga from a stored state as far as it goes. It returns an error when a write did not succeed, or would not.
+func (r *run) advance(d Definition, s State) error {
+	r.show(s)
+	j := &journey{run: r, definition: d, state: s, writer: writer{queue: r.engine.saves, lease: r.engine.lease, epoch: s.Epoch, revision: s.Revision}}
+	for {
+		if len(Next(d, j.state)) == 0 {
+			return nil
+		}
+		if asleep, err := j.wait(); asleep || err != nil {
+			return err
+		}
+		if err := j.carryOut(Next(d, j.state)); err != nil { // its time may have come meanwhile
+			return err
+		}
+	}
+}
+
+// journey is an advance under way.
+type journey struct {
+	*run
+	writer
+	definition Definition
+	state      State
+}
+
+// wait waits until the saga's next steps may begin. asleep: that is long, and the saga was put to sleep.
+func (j *journey) wait() (asleep bool, err error) {
+	at := Wake(j.definition, j.state)
+	left := time.Until(at)
+	if at.IsZero() || left <= 0 {
+		return false, nil
+	}
+	if left > j.engine.cfg.SleepMax {
+		s := j.state
+		if s.WakeAt = at; !Due(j.definition, s).IsZero() && Due(j.definition, s).Before(at) {
+			s.WakeAt = Due(j.definition, s)
+		}
+		s.UpdatedAt = round(time.Now())
+		return true, j.keep(s, true)
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	due := j.timer()
+	defer due.Stop()
+	select {
+	case <-timer.C:
+	case <-due.C:
+		return false, j.keep(Expire(j.definition, j.state, time.Now()), true)
+	case <-j.news:
+		return false, errNews
+	case <-j.engine.ctx.Done():
+		return false, j.engine.ctx.Err()
+	}
+	return false, nil
+}
+
+// timer fires when the passing of time changes the saga; perhaps never.
+func (j *journey) timer() *time.Timer {
+	due := Due(j.definition, j.state)
+	if due.IsZero() {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return t
+	}
+	return time.NewTimer(time.Until(due))
+}
+
+// carryOut asks actions at the same time and records what each came to, as it comes. No answer outlives it: where it returns early,
+// calls under way are waited for first, and the pauses between calls are not.
+func (j *journey) carryOut(next []Decision) (err error) {
+	ctx, leave := context.WithCancel(j.engine.ctx)
+	defer leave()
+	told := make(chan report)
+	for _, did := range next {
+		c := j.call(did)
+		go j.ask(ctx, did, c, told)
+	}
+	due := j.timer()
+	defer due.Stop()
+	expired := false
+	for left := len(next); left > 0; {
+		select {
+		case t := <-told:
+			if t.last {
+				left--
+			}
+			if err != nil {
+				continue // the saga is to be read again: it will be asked again too
+			}
+			if err = j.hear(t); err != nil || j.state.Status != InProgress && j.state.Status != Compensating || goneBack(next, j.state) {
+				leave()
+			}
+		case <-due.C:
+			expired = true
+			leave()
+		case <-j.news:
+			err = errNews
+			leave()
+		}
+	}
+	if err != nil || j.engine.ctx.Err() != nil {
+		return errors.Join(err, j.engine.ctx.Err())
+	}
+	if j.lease.present() != j.epoch {
+		return errLost
+	}
+	if at := Due(j.definition, j.state); expired && !at.IsZero() && !time.Now().Before(at) {
+		return j.keep(Expire(j.definition, j.state, time.Now()), true)
+	}
+	return nil
+}
+
+// goneBack: steps were asked, one was refused, and the saga is being undone.
+func goneBack(asked []Decision, s State) bool {
+	return asked[0].Op == OpStep && (s.Status == Compensating || s.ErrorReason != "")
+}
+
+// report is what an ask tells of.
+type report struct {
+	did    Decision
+	answer Answer // of the last report, where ok
+	ok     bool
+	cause  error // of another report: why there is no answer yet
+	last   bool
+}
+
+// hear records a report.
+func (j *journey) hear(t report) error {
+	switch {
+	case t.ok:
+		s := Apply(j.definition, j.state, t.did, t.answer, time.Now())
+		next := Next(j.definition, s)
+		// Forward: the step is done for good, so what comes next need not wait for the write. A decision to go back, and an end, do.
+		return j.keep(s, len(next) == 0 || next[0].Op != OpStep)
+	case t.cause != nil:
+		return j.keep(Unanswered(j.state, t.did.Action, t.cause, time.Now()), false)
+	}
+	return nil
+}
+
+// keep makes a state the saga's: stored before it returns where it is to be sure, else soon after.
+func (j *journey) keep(s State, sure bool) error {
+	stored := context.WithoutCancel(j.engine.ctx) // a write that was begun is waited for, also by Stop: its answer is worth having
+	was := j.state.Status
+	j.state = s
+	if !sure {
+		if err := j.begin(stored, s); err != nil {
+			return err
+		}
+		j.show(s)
+		return nil
+	}
+	if err := j.write(stored, s); err != nil {
+		return err
+	}
+	j.show(s)
+	if s.Status != was && s.Status.Rests() && j.engine.cfg.OnEnd != nil {
+		j.engine.cfg.OnEnd(s)
+	}
+	if s.Status != was && s.Status == NeedsAttention {
+		j.log.Error("saga needs attention", "reason", s.ErrorReason, "message", s.ErrorMessage)
+	}
+	return nil
+}
+
+// noAnswerAfter is after how many attempts the timeline tells that an action has no answer.
+const noAnswerAfter = 5
+
+// ask asks an action until it has an answer, with a growing pause. It ends without one when ctx ends.
+func (j *journey) ask(ctx context.Context, did Decision, c Call, told chan<- report) {
+	policy := j.engine.cfg.Retry
+	if policy = j.definition.Retry.or(policy); did.Step.Retry != nil {
+		policy = did.Step.Retry.or(policy)
+	}
+	pause := newPause(policy)
+	began := time.Now()
+	for attempt := 1; ; attempt++ {
+		if j.lease.check(ctx, j.epoch) != nil || ctx.Err() != nil {
+			break
+		}
+		answer, err := j.engine.act(did.Op, c)
+		if err == nil {
+			answer.StartedAt, answer.Attempts = began, attempt
+			told <- report{did: did, answer: answer, ok: true, last: true}
+			return
+		}
+		wait := pause.NextBackOff()
+		if ctx.Err() == nil && attempt > 1 { // one hiccup is not news
+			j.log.Warn("saga action has no answer", "action", did.Action, "attempt", attempt, "error", err, "again_in", wait)
+		}
+		if attempt == noAnswerAfter {
+			told <- report{did: did, cause: err}
+		}
+		select {
+		case <-time.After(wait):
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	told <- report{did: did, last: true}
+}
+
+func (j *journey) call(did Decision) Call {
+	s := j.state
+	c := Call{
+		SagaID: s.SagaID, SagaType: s.SagaType, Action: did.Action, Input: s.Input,
+		ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage, CorrelationID: s.CorrelationID, CausedBy: s.CausedBy, Metadata: s.Metadata,
+	}
+	if did.Op == OpUndo {
+		c.Undoes = did.Step.Name
+	}
+	return c
+}
+
+// act runs an action; a panic in it needs a person.
+func (e *Engine) act(op Op, c Call) (a Answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = Answer{Outcome: Stuck, Reason: "INTERNAL", Message: fmt.Sprintf("panicked: %v", p)}, nil
+		}
+	}()
+	if op != OpCancel {
+		return e.cfg.Actions[c.Action](e.ctx, c)
+	}
+	if registers := e.cfg.Registers[c.Action]; registers != nil {
+		return registers.Cancel(e.ctx, c)
+	}
+	return Answer{Outcome: Stuck, Reason: "INTERNAL", Message: "it has no register that says whether it was done"}, nil
+}
+
+// sleep waits; false means that the engine stops.
+func (e *Engine) sleep(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-e.ctx.Done():
+		return false
+	}
+}
+
+func newPause(policy RetryPolicy) *backoff.ExponentialBackOff {
+	p := backoff.NewExponentialBackOff()
+	p.InitialInterval, p.MaxInterval = policy.Initial, policy.Max
+	return p
+}
