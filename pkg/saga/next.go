@@ -125,7 +125,8 @@ func refusable(d Decision) bool {
 	return d.Op == OpStep && d.Step.Kind != Retriable || d.Op == OpCancel
 }
 
-func (d Definition) index(step string) int {
+// Index is where a step stands; -1 = it is none of the definition's.
+func (d Definition) Index(step string) int {
 	return slices.IndexFunc(d.Steps, func(s Step) bool { return s.Name == step })
 }
 
@@ -144,7 +145,7 @@ func (s State) refuse(d Definition, did Decision, a Answer) State {
 	if s.Status == Compensating {
 		return s // refused beside another one
 	}
-	at := d.index(did.Step.Name)
+	at := d.Index(did.Step.Name)
 	s = s.with(func(records []StepRecord) {
 		for i := range records {
 			if records[i].Status == StepPending && did.Step.Parallel != "" && d.Steps[i].Parallel == did.Step.Parallel && i != at {
@@ -181,7 +182,7 @@ func (s State) cancel(d Definition, did Decision, a Answer) State {
 }
 
 func (s State) undo(d Definition, did Decision, a Answer) State {
-	i := d.index(did.Step.Name)
+	i := d.Index(did.Step.Name)
 	to := StepUndone
 	if s.Records()[i].Status == StepUnknown {
 		to = StepCancelled
@@ -198,7 +199,7 @@ func (s State) undo(d Definition, did Decision, a Answer) State {
 // answered is the state with a step's record after its answer.
 func (s State) answered(d Definition, did Decision, a Answer, to StepStatus) State {
 	return s.with(func(records []StepRecord) {
-		records[d.index(did.Step.Name)] = StepRecord{Status: to, StartedAt: round(a.StartedAt), EndedAt: s.UpdatedAt, Attempts: a.Attempts}
+		records[d.Index(did.Step.Name)] = StepRecord{Status: to, StartedAt: round(a.StartedAt), EndedAt: s.UpdatedAt, Attempts: a.Attempts}
 	})
 }
 

@@ -124,7 +124,7 @@ func skip(d Definition, s State, v Intervention) (State, error) {
 		timeline := s.Timeline
 		s = Apply(d, s, next, answer, v.At)
 		if s.Timeline = timeline; next.Op == OpStep && !has {
-			s = s.mark(d.index(next.Step.Name), StepSkipped) // nobody knows that it was done
+			s = s.mark(d.Index(next.Step.Name), StepSkipped) // nobody knows that it was done
 		}
 		return s, nil
 	}
@@ -186,8 +186,8 @@ func resolve(d Definition, s State, v Intervention) (State, error) {
 	for i, r := range s.Records() {
 		step := d.Steps[i]
 		register, has := v.Registers[step.Name]
-		if r.Status == StepSkipped || !has && step.Kind == Retriable {
-			continue // it moves nothing
+		if r.Status == StepSkipped || !has && step.Kind == Retriable && d.CanBeGivenUp() {
+			continue // what comes after the pivot does not say whether the saga is in effect
 		}
 		if !has {
 			register = assumed(r.Status)
