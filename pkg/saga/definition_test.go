@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/billing/pkg/saga"
 )
@@ -27,6 +28,7 @@ func TestValidate(t *testing.T) {
 	undo := saga.Step{Name: "a", Kind: saga.Compensatable, Compensation: "a_back"}
 	undoB := saga.Step{Name: "b", Kind: saga.Compensatable, Compensation: "b_back"}
 	pivot, retry := saga.Step{Name: "p", Kind: saga.Pivot}, saga.Step{Name: "r", Kind: saga.Retriable}
+	with := func(s saga.Step, word string) saga.Step { s.Parallel = word; return s }
 	for _, tc := range []struct {
 		name   string
 		change func(*saga.Definition)
@@ -53,6 +55,16 @@ func TestValidate(t *testing.T) {
 		{"two pivots", steps(pivot, saga.Step{Name: "q", Kind: saga.Pivot}), []string{"step q: there is one pivot"}},
 		{"a pivot after a retriable step", steps(retry, pivot), []string{"step p"}},
 		{"a pivot with a compensation", steps(saga.Step{Name: "p", Kind: saga.Pivot, Compensation: "p_back"}), []string{"only a compensatable step"}},
+		{"at the same time", steps(with(undo, "x"), with(undoB, "x"), pivot), nil},
+		{"at the same time, apart", steps(with(undo, "x"), undoB, with(saga.Step{Name: "c", Kind: saga.Compensatable, Compensation: "c_back"}, "x"), pivot), []string{`step c: steps of "x" stand side by side`}},
+		{"at the same time, of two kinds", steps(with(undo, "x"), with(pivot, "x")), []string{"step p: the pivot stands alone", `steps of "x" have one kind`}},
+		{"a compensation of the same name", steps(undo, saga.Step{Name: "a_back", Kind: saga.Pivot}), []string{`the name "a_back"`}},
+		{"only conditional steps", steps(saga.Step{Name: "r", Kind: saga.Retriable, When: &saga.Condition{Field: "f"}}), []string{"every step has a condition"}},
+		{"a condition on nothing", steps(saga.Step{Name: "r", Kind: saga.Retriable, When: &saga.Condition{}}, saga.Step{Name: "q", Kind: saga.Retriable}), []string{"step r: its condition names no field"}},
+		{"a conditional pivot", steps(undo, saga.Step{Name: "p", Kind: saga.Pivot, When: &saga.Condition{Field: "f"}}), []string{"step p: the pivot has no condition"}},
+		{"a deadline that ends nothing", func(d *saga.Definition) { d.Steps, d.Deadline = []saga.Step{retry}, time.Hour }, []string{"the deadline 1h0m0s ends nothing"}},
+		{"a deadline of a retriable step", steps(pivot, saga.Step{Name: "r", Kind: saga.Retriable, Deadline: time.Hour}), []string{"step r: a retriable step has no deadline"}},
+		{"times below zero", func(d *saga.Definition) { d.Deadline, d.Steps[0].Delay = -1, -1 }, []string{"the deadline -1ns is below zero", "step reserve: a delay or deadline is below zero"}},
 		{"everything at once", func(d *saga.Definition) { *d = saga.Definition{Steps: []saga.Step{{}, {}}} }, []string{"required", "OnFailed", "step 1", "step 2", "unknown kind"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -105,5 +117,18 @@ func TestRegistry(t *testing.T) {
 	}
 	if _, err := saga.NewRegistry(saga.Definition{}); err == nil {
 		t.Error("an invalid definition was taken")
+	}
+}
+
+func TestADeadlineNeedsARegister(t *testing.T) {
+	d := transfer()
+	d.Deadline = time.Hour
+	r, err := saga.NewRegistry(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = saga.NewEngine(saga.Config{Registry: r, Actions: newWorld().actions(), Store: saga.NewMemory()})
+	if err == nil || !strings.Contains(err.Error(), `its pivot "credit" needs a register`) {
+		t.Errorf("got %v", err)
 	}
 }

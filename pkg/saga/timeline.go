@@ -125,8 +125,13 @@ func (s State) tellEnd() State {
 	return s
 }
 
-// Unanswered is the state of a saga one of whose actions is asked again and again.
+// Unanswered is the state of a saga one of whose actions is asked again and again; that is told once.
 func Unanswered(s State, action string, cause error, now time.Time) State {
+	for _, e := range s.History() {
+		if e.Type == EntryNoAnswer && e.Action == action {
+			return s
+		}
+	}
 	s.UpdatedAt = round(now)
 	return s.tell(Entry{Type: EntryNoAnswer, Action: action, Message: cause.Error(), At: s.UpdatedAt})
 }
