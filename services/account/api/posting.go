@@ -69,12 +69,12 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 		x := first[j]
 		r, err := register(out)
 		if x.GetKind() == accountv1.PostingKind_POSTING_KIND_ROLLBACK && err == nil && r.Outcome == account.Done {
-			if r.Direction == account.Hold { // a hold is given back by a release
-				results[x.index] = undecided(rpc.Invalid(rpc.Violation{Field: "undoStep", Rule: "moved_money", Value: x.GetUndoStep()}))
+			if r.Direction == account.Hold {
+				results[x.index] = undecided(notMoney(x.GetUndoStep()))
 				continue
 			}
 			// What was done is there to be undone, by as much as its register says.
-			x.key = "rollback/" + x.sagaID + "/" + x.GetUndoStep() // a step is undone once, whatever the rollback is called
+			x.key = rollbackKey(x.sagaID, x.GetUndoStep())
 			x.body = account.Rollback{
 				SagaID: x.sagaID, Step: x.GetStep(), Direction: r.Direction, Amount: r.Amount, Reason: x.GetReason(), HoldID: r.HoldID,
 			}
@@ -107,18 +107,12 @@ var stepPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 func (s *Server) read(p *accountv1.Posting) (posting, error) {
 	var v rpc.Fields
 	x := posting{Posting: p, sagaID: v.UUID("sagaId", p.GetSagaId()), accountID: v.UUID("accountId", p.GetAccountId())}
-	step := func(field, name string) string {
-		if !stepPattern.MatchString(name) {
-			v.Add(field, "pattern:"+stepPattern.String(), name)
-		}
-		return name
-	}
 	for field, text := range map[string]string{
 		"reason": p.GetReason(), "correlationId": p.GetCorrelationId(), "causedBy": p.GetCausedBy(), "tenantId": p.GetTenantId(), "actor": p.GetActor(),
 	} {
 		v.MaxLen(field, text, edge.KeyMax)
 	}
-	target := step("step", p.GetStep())
+	target := readStep(&v, "step", p.GetStep())
 	switch p.GetKind() {
 	case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_CREDIT:
 		x.amount = s.readAmount(&v, p)
@@ -137,15 +131,12 @@ func (s *Server) read(p *accountv1.Posting) (posting, error) {
 	case accountv1.PostingKind_POSTING_KIND_CANCEL:
 		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
-		if target == p.GetUndoStep() {
-			v.Add("undoStep", "different_from:step", target)
-		}
-		target = step("undoStep", p.GetUndoStep())
+		target = readUndoStep(&v, target, p.GetUndoStep())
 		x.body = account.Cancel{SagaID: x.sagaID, Step: target}
 	default:
 		v.Add("kind", "one_of:DEBIT,CREDIT,CANCEL,ROLLBACK,HOLD,RELEASE", p.GetKind().String())
 	}
-	x.key = x.sagaID + "/" + target
+	x.key = registerKey(x.sagaID, target)
 	return x, v.Err()
 }
 
@@ -195,15 +186,7 @@ func register(out batch.Result[es.Outcome[account.Account]]) (account.Register, 
 	if len(out.Value.Events) == 0 {
 		return account.Register{}, errors.New("the command wrote no register")
 	}
-	f, err := account.Decode(out.Value.Events[0])
-	if err != nil {
-		return account.Register{}, err
-	}
-	r, ok := account.ReadRegister(f)
-	if !ok {
-		return r, errors.New("the register holds " + f.EventType())
-	}
-	return r, nil
+	return readRegister(out.Value.Events[0])
 }
 
 // result answers a posting from its register.

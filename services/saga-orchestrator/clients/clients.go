@@ -3,6 +3,7 @@ package clients
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 type Clients struct {
 	postings    *batch.Queue[*accountv1.Posting, *accountv1.PostingResult]
 	settlements *batch.Queue[*transactionv1.Settlement, *transactionv1.SettlementResult]
+	registers   *batch.Queue[*accountv1.RegisterKey, *accountv1.RegisterContent]
 }
 
 // New makes the clients on connections to the account and transaction services.
@@ -43,6 +45,12 @@ func New(account, transaction grpc.ClientConnInterface) *Clients {
 			defer cancel()
 			res, err := settlement.Settle(ctx, &transactionv1.SettleRequest{Settlements: items})
 			return spread(len(items), res.GetResults(), err)
+		}),
+		registers: batch.New(options, func(ctx context.Context, items []*accountv1.RegisterKey) []batch.Result[*accountv1.RegisterContent] {
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			res, err := postings.ReadRegisters(ctx, &accountv1.ReadRegistersRequest{Registers: items})
+			return spread(len(items), res.GetRegisters(), err)
 		}),
 	}
 }
@@ -63,30 +71,40 @@ func spread[R any](n int, results []R, err error) []batch.Result[R] {
 
 // Close waits for the requests under way.
 func (c *Clients) Close(ctx context.Context) error {
-	if err := c.postings.Close(ctx); err != nil {
-		return err
-	}
-	return c.settlements.Close(ctx)
+	return errors.Join(c.postings.Close(ctx), c.settlements.Close(ctx), c.registers.Close(ctx))
 }
 
 // Actions binds the sagas' actions to the services.
 func (c *Clients) Actions() map[string]saga.Action {
-	return map[string]saga.Action{
-		orchestrator.DebitSource:            c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, source),
-		orchestrator.CreditDestination:      c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, destination),
-		orchestrator.CreditSourceRollback:   c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, source),
-		orchestrator.DebitCustomer:          c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, customer),
-		orchestrator.CreditMerchant:         c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, merchant),
-		orchestrator.CreditCustomerRollback: c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, customer),
-		orchestrator.DebitMerchant:          c.post(accountv1.PostingKind_POSTING_KIND_DEBIT, refundingMerchant),
-		orchestrator.CreditCustomer:         c.post(accountv1.PostingKind_POSTING_KIND_CREDIT, refundedCustomer),
-		orchestrator.CreditMerchantRollback: c.post(accountv1.PostingKind_POSTING_KIND_ROLLBACK, refundingMerchant),
-		orchestrator.PlaceHold:              c.post(accountv1.PostingKind_POSTING_KIND_HOLD, reserve),
-		orchestrator.ReleaseHold:            c.post(accountv1.PostingKind_POSTING_KIND_RELEASE, reserve),
-		orchestrator.CompleteTransaction:    c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"),
-		orchestrator.FailTransaction:        c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"),
-		orchestrator.CompensateTransaction:  c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"),
+	actions := map[string]saga.Action{
+		orchestrator.CompleteTransaction:   c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"),
+		orchestrator.FailTransaction:       c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"),
+		orchestrator.CompensateTransaction: c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"),
 	}
+	for name, m := range moneyActions {
+		actions[name] = c.post(m)
+	}
+	return actions
+}
+
+// money is an action that writes a register of an account.
+type money struct {
+	kind accountv1.PostingKind
+	on   side
+}
+
+var moneyActions = map[string]money{
+	orchestrator.DebitSource:            {accountv1.PostingKind_POSTING_KIND_DEBIT, source},
+	orchestrator.CreditDestination:      {accountv1.PostingKind_POSTING_KIND_CREDIT, destination},
+	orchestrator.CreditSourceRollback:   {accountv1.PostingKind_POSTING_KIND_ROLLBACK, source},
+	orchestrator.DebitCustomer:          {accountv1.PostingKind_POSTING_KIND_DEBIT, customer},
+	orchestrator.CreditMerchant:         {accountv1.PostingKind_POSTING_KIND_CREDIT, merchant},
+	orchestrator.CreditCustomerRollback: {accountv1.PostingKind_POSTING_KIND_ROLLBACK, customer},
+	orchestrator.DebitMerchant:          {accountv1.PostingKind_POSTING_KIND_DEBIT, refundingMerchant},
+	orchestrator.CreditCustomer:         {accountv1.PostingKind_POSTING_KIND_CREDIT, refundedCustomer},
+	orchestrator.CreditMerchantRollback: {accountv1.PostingKind_POSTING_KIND_ROLLBACK, refundingMerchant},
+	orchestrator.PlaceHold:              {accountv1.PostingKind_POSTING_KIND_HOLD, reserve},
+	orchestrator.ReleaseHold:            {accountv1.PostingKind_POSTING_KIND_RELEASE, reserve},
 }
 
 // side is one of a transaction's two accounts.
@@ -110,18 +128,15 @@ func debited(in orchestrator.Input) string  { return in.SourceID }
 func credited(in orchestrator.Input) string { return in.DestinationID }
 
 // post is an action that moves money on one side.
-func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
+func (c *Clients) post(m money) saga.Action {
 	return func(ctx context.Context, call saga.Call) (saga.Answer, error) {
 		in, err := orchestrator.ReadInput(call.Input)
 		if err != nil {
 			return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil //nolint:nilerr // it is the answer
 		}
-		p := &accountv1.Posting{
-			SagaId: call.SagaID, Step: call.Action, AccountId: on.account(in), Kind: kind, Amount: in.Amount, Currency: in.Currency,
-			Reason: call.SagaType, UndoStep: call.Undoes, CorrelationId: call.CorrelationID, CausedBy: call.CausedBy,
-			TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"),
-		}
-		switch kind {
+		p := m.posting(call, in)
+		p.Amount, p.Currency, p.Reason, p.UndoStep = in.Amount, in.Currency, call.SagaType, call.Undoes
+		switch m.kind {
 		case accountv1.PostingKind_POSTING_KIND_ROLLBACK:
 			p.Reason += "_rollback"
 		case accountv1.PostingKind_POSTING_KIND_DEBIT, accountv1.PostingKind_POSTING_KIND_RELEASE:
@@ -133,19 +148,27 @@ func (c *Clients) post(kind accountv1.PostingKind, on side) saga.Action {
 		if err != nil {
 			return saga.Answer{}, err
 		}
-		return posted(kind, on, res)
+		return posted(m, res)
+	}
+}
+
+// posting is what every posting for the action says.
+func (m money) posting(call saga.Call, in orchestrator.Input) *accountv1.Posting {
+	return &accountv1.Posting{
+		SagaId: call.SagaID, Step: call.Action, AccountId: m.on.account(in), Kind: m.kind, CorrelationId: call.CorrelationID, CausedBy: call.CausedBy,
+		TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"),
 	}
 }
 
 // posted reads a register's answer.
-func posted(kind accountv1.PostingKind, on side, res *accountv1.PostingResult) (saga.Answer, error) {
+func posted(m money, res *accountv1.PostingResult) (saga.Answer, error) {
 	switch res.GetOutcome() {
 	case accountv1.PostingOutcome_POSTING_OUTCOME_DONE:
-		return saga.Answer{Outcome: saga.Done, Result: map[string]any{on.result: on.balance(res)}}, nil
+		return saga.Answer{Outcome: saga.Done, Result: map[string]any{m.on.result: m.on.balance(res)}}, nil
 	case accountv1.PostingOutcome_POSTING_OUTCOME_REFUSED:
 		return saga.Answer{Outcome: saga.Refused, Reason: res.GetErrorReason(), Message: res.GetErrorMessage()}, nil
 	case accountv1.PostingOutcome_POSTING_OUTCOME_CANCELLED:
-		if kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
+		if m.kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
 			return saga.Answer{Outcome: saga.Done}, nil // the step was never done: nothing to undo
 		}
 		return saga.Answer{Outcome: saga.Refused, Reason: "POSTING_CANCELLED", Message: "The posting was cancelled before it was done."}, nil

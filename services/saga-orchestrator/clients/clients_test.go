@@ -29,12 +29,14 @@ type services struct {
 	grpc.ClientConnInterface
 	post   func(*accountv1.Posting) *accountv1.PostingResult
 	settle func(*transactionv1.Settlement) *transactionv1.SettlementResult
+	read   func(*accountv1.RegisterKey) *accountv1.RegisterContent
 	err    error
 	few    bool // one result less than asked
 
 	mu          sync.Mutex
 	postings    []*accountv1.Posting
 	settlements []*transactionv1.Settlement
+	keys        []*accountv1.RegisterKey
 }
 
 func (s *services) Invoke(_ context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
@@ -61,6 +63,15 @@ func (s *services) Invoke(_ context.Context, method string, args, reply any, _ .
 		}
 		if s.few {
 			res.Results = res.Results[1:]
+		}
+	case *accountv1.ReadRegistersRequest:
+		res := reply.(*accountv1.ReadRegistersResponse)
+		for _, k := range req.GetRegisters() {
+			s.keys = append(s.keys, k)
+			res.Registers = append(res.Registers, s.read(k))
+		}
+		if s.few {
+			res.Registers = res.Registers[1:]
 		}
 	default:
 		return fmt.Errorf("%s is not expected", method)

@@ -147,6 +147,67 @@ func (PostingOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{1}
 }
 
+// RegisterState is what a register says.
+type RegisterState int32
+
+const (
+	// Not known; see RegisterContent.error_reason.
+	RegisterState_REGISTER_STATE_UNSPECIFIED RegisterState = 0
+	// Nobody has written it, or there is no such account.
+	RegisterState_REGISTER_STATE_OPEN RegisterState = 1
+	// The step was done.
+	RegisterState_REGISTER_STATE_DONE RegisterState = 2
+	// A rule said no; final.
+	RegisterState_REGISTER_STATE_REFUSED RegisterState = 3
+	// Cancelled before it was done; final. Of a rollback: there is nothing to undo.
+	RegisterState_REGISTER_STATE_CANCELLED RegisterState = 4
+)
+
+// Enum value maps for RegisterState.
+var (
+	RegisterState_name = map[int32]string{
+		0: "REGISTER_STATE_UNSPECIFIED",
+		1: "REGISTER_STATE_OPEN",
+		2: "REGISTER_STATE_DONE",
+		3: "REGISTER_STATE_REFUSED",
+		4: "REGISTER_STATE_CANCELLED",
+	}
+	RegisterState_value = map[string]int32{
+		"REGISTER_STATE_UNSPECIFIED": 0,
+		"REGISTER_STATE_OPEN":        1,
+		"REGISTER_STATE_DONE":        2,
+		"REGISTER_STATE_REFUSED":     3,
+		"REGISTER_STATE_CANCELLED":   4,
+	}
+)
+
+func (x RegisterState) Enum() *RegisterState {
+	p := new(RegisterState)
+	*p = x
+	return p
+}
+
+func (x RegisterState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RegisterState) Descriptor() protoreflect.EnumDescriptor {
+	return file_billing_account_v1_posting_proto_enumTypes[2].Descriptor()
+}
+
+func (RegisterState) Type() protoreflect.EnumType {
+	return &file_billing_account_v1_posting_proto_enumTypes[2]
+}
+
+func (x RegisterState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RegisterState.Descriptor instead.
+func (RegisterState) EnumDescriptor() ([]byte, []int) {
+	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{2}
+}
+
 // InspectAccountsRequest names accounts.
 type InspectAccountsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -676,6 +737,262 @@ func (x *PostResponse) GetResults() []*PostingResult {
 	return nil
 }
 
+// RegisterKey names one register.
+type RegisterKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the saga.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// The step's name.
+	Step string `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	// UUID of the account whose stream has the register.
+	AccountId string `protobuf:"bytes,3,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Where the step is a rollback: the step it undoes. Else empty.
+	UndoStep      string `protobuf:"bytes,4,opt,name=undo_step,json=undoStep,proto3" json:"undo_step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterKey) Reset() {
+	*x = RegisterKey{}
+	mi := &file_billing_account_v1_posting_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterKey) ProtoMessage() {}
+
+func (x *RegisterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_posting_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterKey.ProtoReflect.Descriptor instead.
+func (*RegisterKey) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RegisterKey) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *RegisterKey) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *RegisterKey) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *RegisterKey) GetUndoStep() string {
+	if x != nil {
+		return x.UndoStep
+	}
+	return ""
+}
+
+// ReadRegistersRequest names registers.
+type ReadRegistersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000.
+	Registers     []*RegisterKey `protobuf:"bytes,1,rep,name=registers,proto3" json:"registers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRegistersRequest) Reset() {
+	*x = ReadRegistersRequest{}
+	mi := &file_billing_account_v1_posting_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRegistersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRegistersRequest) ProtoMessage() {}
+
+func (x *ReadRegistersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_posting_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRegistersRequest.ProtoReflect.Descriptor instead.
+func (*ReadRegistersRequest) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReadRegistersRequest) GetRegisters() []*RegisterKey {
+	if x != nil {
+		return x.Registers
+	}
+	return nil
+}
+
+// RegisterContent is one register.
+type RegisterContent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it says.
+	State RegisterState `protobuf:"varint,1,opt,name=state,proto3,enum=billing.account.v1.RegisterState" json:"state,omitempty"`
+	// Done: the balance right after the posting.
+	NewBalance string `protobuf:"bytes,2,opt,name=new_balance,json=newBalance,proto3" json:"new_balance,omitempty"`
+	// Done: posted minus held, right after the posting.
+	AvailableBalance string `protobuf:"bytes,3,opt,name=available_balance,json=availableBalance,proto3" json:"available_balance,omitempty"`
+	// Refused: a reason of billing.error.v1. Not known: why, for a retry (UNAVAILABLE) or never (INVALID_ARGUMENT).
+	ErrorReason string `protobuf:"bytes,4,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// Refused or not known: the sentence for people.
+	ErrorMessage string `protobuf:"bytes,5,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The account's version with this register; 0 = none.
+	Version       int32 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterContent) Reset() {
+	*x = RegisterContent{}
+	mi := &file_billing_account_v1_posting_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterContent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterContent) ProtoMessage() {}
+
+func (x *RegisterContent) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_posting_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterContent.ProtoReflect.Descriptor instead.
+func (*RegisterContent) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RegisterContent) GetState() RegisterState {
+	if x != nil {
+		return x.State
+	}
+	return RegisterState_REGISTER_STATE_UNSPECIFIED
+}
+
+func (x *RegisterContent) GetNewBalance() string {
+	if x != nil {
+		return x.NewBalance
+	}
+	return ""
+}
+
+func (x *RegisterContent) GetAvailableBalance() string {
+	if x != nil {
+		return x.AvailableBalance
+	}
+	return ""
+}
+
+func (x *RegisterContent) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *RegisterContent) GetErrorMessage() string {
+	if x != nil {
+		return x.ErrorMessage
+	}
+	return ""
+}
+
+func (x *RegisterContent) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// ReadRegistersResponse has one entry for each register asked, in order.
+type ReadRegistersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order asked.
+	Registers     []*RegisterContent `protobuf:"bytes,1,rep,name=registers,proto3" json:"registers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRegistersResponse) Reset() {
+	*x = ReadRegistersResponse{}
+	mi := &file_billing_account_v1_posting_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRegistersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRegistersResponse) ProtoMessage() {}
+
+func (x *ReadRegistersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_account_v1_posting_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRegistersResponse.ProtoReflect.Descriptor instead.
+func (*ReadRegistersResponse) Descriptor() ([]byte, []int) {
+	return file_billing_account_v1_posting_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReadRegistersResponse) GetRegisters() []*RegisterContent {
+	if x != nil {
+		return x.Registers
+	}
+	return nil
+}
+
 var File_billing_account_v1_posting_proto protoreflect.FileDescriptor
 
 const file_billing_account_v1_posting_proto_rawDesc = "" +
@@ -722,7 +1039,25 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\breplayed\x18\x06 \x01(\bR\breplayed\x12+\n" +
 	"\x11available_balance\x18\a \x01(\tR\x10availableBalance\"K\n" +
 	"\fPostResponse\x12;\n" +
-	"\aresults\x18\x01 \x03(\v2!.billing.account.v1.PostingResultR\aresults*\xc1\x01\n" +
+	"\aresults\x18\x01 \x03(\v2!.billing.account.v1.PostingResultR\aresults\"v\n" +
+	"\vRegisterKey\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x03 \x01(\tR\taccountId\x12\x1b\n" +
+	"\tundo_step\x18\x04 \x01(\tR\bundoStep\"U\n" +
+	"\x14ReadRegistersRequest\x12=\n" +
+	"\tregisters\x18\x01 \x03(\v2\x1f.billing.account.v1.RegisterKeyR\tregisters\"\xfa\x01\n" +
+	"\x0fRegisterContent\x127\n" +
+	"\x05state\x18\x01 \x01(\x0e2!.billing.account.v1.RegisterStateR\x05state\x12\x1f\n" +
+	"\vnew_balance\x18\x02 \x01(\tR\n" +
+	"newBalance\x12+\n" +
+	"\x11available_balance\x18\x03 \x01(\tR\x10availableBalance\x12!\n" +
+	"\ferror_reason\x18\x04 \x01(\tR\verrorReason\x12#\n" +
+	"\rerror_message\x18\x05 \x01(\tR\ferrorMessage\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x05R\aversion\"Z\n" +
+	"\x15ReadRegistersResponse\x12A\n" +
+	"\tregisters\x18\x01 \x03(\v2#.billing.account.v1.RegisterContentR\tregisters*\xc1\x01\n" +
 	"\vPostingKind\x12\x1c\n" +
 	"\x18POSTING_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12POSTING_KIND_DEBIT\x10\x01\x12\x17\n" +
@@ -735,10 +1070,17 @@ const file_billing_account_v1_posting_proto_rawDesc = "" +
 	"\x1bPOSTING_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14POSTING_OUTCOME_DONE\x10\x01\x12\x1b\n" +
 	"\x17POSTING_OUTCOME_REFUSED\x10\x02\x12\x1d\n" +
-	"\x19POSTING_OUTCOME_CANCELLED\x10\x032\xc7\x01\n" +
+	"\x19POSTING_OUTCOME_CANCELLED\x10\x03*\x9b\x01\n" +
+	"\rRegisterState\x12\x1e\n" +
+	"\x1aREGISTER_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13REGISTER_STATE_OPEN\x10\x01\x12\x17\n" +
+	"\x13REGISTER_STATE_DONE\x10\x02\x12\x1a\n" +
+	"\x16REGISTER_STATE_REFUSED\x10\x03\x12\x1c\n" +
+	"\x18REGISTER_STATE_CANCELLED\x10\x042\xad\x02\n" +
 	"\x0ePostingService\x12j\n" +
 	"\x0fInspectAccounts\x12*.billing.account.v1.InspectAccountsRequest\x1a+.billing.account.v1.InspectAccountsResponse\x12I\n" +
-	"\x04Post\x12\x1f.billing.account.v1.PostRequest\x1a .billing.account.v1.PostResponseB?Z=example.com/billing/proto/gen/go/billing/account/v1;accountv1b\x06proto3"
+	"\x04Post\x12\x1f.billing.account.v1.PostRequest\x1a .billing.account.v1.PostResponse\x12d\n" +
+	"\rReadRegisters\x12(.billing.account.v1.ReadRegistersRequest\x1a).billing.account.v1.ReadRegistersResponseB?Z=example.com/billing/proto/gen/go/billing/account/v1;accountv1b\x06proto3"
 
 var (
 	file_billing_account_v1_posting_proto_rawDescOnce sync.Once
@@ -752,34 +1094,44 @@ func file_billing_account_v1_posting_proto_rawDescGZIP() []byte {
 	return file_billing_account_v1_posting_proto_rawDescData
 }
 
-var file_billing_account_v1_posting_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_billing_account_v1_posting_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_billing_account_v1_posting_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_billing_account_v1_posting_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_billing_account_v1_posting_proto_goTypes = []any{
 	(PostingKind)(0),                // 0: billing.account.v1.PostingKind
 	(PostingOutcome)(0),             // 1: billing.account.v1.PostingOutcome
-	(*InspectAccountsRequest)(nil),  // 2: billing.account.v1.InspectAccountsRequest
-	(*InspectAccountsResponse)(nil), // 3: billing.account.v1.InspectAccountsResponse
-	(*InspectedAccount)(nil),        // 4: billing.account.v1.InspectedAccount
-	(*Posting)(nil),                 // 5: billing.account.v1.Posting
-	(*PostRequest)(nil),             // 6: billing.account.v1.PostRequest
-	(*PostingResult)(nil),           // 7: billing.account.v1.PostingResult
-	(*PostResponse)(nil),            // 8: billing.account.v1.PostResponse
+	(RegisterState)(0),              // 2: billing.account.v1.RegisterState
+	(*InspectAccountsRequest)(nil),  // 3: billing.account.v1.InspectAccountsRequest
+	(*InspectAccountsResponse)(nil), // 4: billing.account.v1.InspectAccountsResponse
+	(*InspectedAccount)(nil),        // 5: billing.account.v1.InspectedAccount
+	(*Posting)(nil),                 // 6: billing.account.v1.Posting
+	(*PostRequest)(nil),             // 7: billing.account.v1.PostRequest
+	(*PostingResult)(nil),           // 8: billing.account.v1.PostingResult
+	(*PostResponse)(nil),            // 9: billing.account.v1.PostResponse
+	(*RegisterKey)(nil),             // 10: billing.account.v1.RegisterKey
+	(*ReadRegistersRequest)(nil),    // 11: billing.account.v1.ReadRegistersRequest
+	(*RegisterContent)(nil),         // 12: billing.account.v1.RegisterContent
+	(*ReadRegistersResponse)(nil),   // 13: billing.account.v1.ReadRegistersResponse
 }
 var file_billing_account_v1_posting_proto_depIdxs = []int32{
-	4, // 0: billing.account.v1.InspectAccountsResponse.accounts:type_name -> billing.account.v1.InspectedAccount
-	0, // 1: billing.account.v1.Posting.kind:type_name -> billing.account.v1.PostingKind
-	5, // 2: billing.account.v1.PostRequest.postings:type_name -> billing.account.v1.Posting
-	1, // 3: billing.account.v1.PostingResult.outcome:type_name -> billing.account.v1.PostingOutcome
-	7, // 4: billing.account.v1.PostResponse.results:type_name -> billing.account.v1.PostingResult
-	2, // 5: billing.account.v1.PostingService.InspectAccounts:input_type -> billing.account.v1.InspectAccountsRequest
-	6, // 6: billing.account.v1.PostingService.Post:input_type -> billing.account.v1.PostRequest
-	3, // 7: billing.account.v1.PostingService.InspectAccounts:output_type -> billing.account.v1.InspectAccountsResponse
-	8, // 8: billing.account.v1.PostingService.Post:output_type -> billing.account.v1.PostResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5,  // 0: billing.account.v1.InspectAccountsResponse.accounts:type_name -> billing.account.v1.InspectedAccount
+	0,  // 1: billing.account.v1.Posting.kind:type_name -> billing.account.v1.PostingKind
+	6,  // 2: billing.account.v1.PostRequest.postings:type_name -> billing.account.v1.Posting
+	1,  // 3: billing.account.v1.PostingResult.outcome:type_name -> billing.account.v1.PostingOutcome
+	8,  // 4: billing.account.v1.PostResponse.results:type_name -> billing.account.v1.PostingResult
+	10, // 5: billing.account.v1.ReadRegistersRequest.registers:type_name -> billing.account.v1.RegisterKey
+	2,  // 6: billing.account.v1.RegisterContent.state:type_name -> billing.account.v1.RegisterState
+	12, // 7: billing.account.v1.ReadRegistersResponse.registers:type_name -> billing.account.v1.RegisterContent
+	3,  // 8: billing.account.v1.PostingService.InspectAccounts:input_type -> billing.account.v1.InspectAccountsRequest
+	7,  // 9: billing.account.v1.PostingService.Post:input_type -> billing.account.v1.PostRequest
+	11, // 10: billing.account.v1.PostingService.ReadRegisters:input_type -> billing.account.v1.ReadRegistersRequest
+	4,  // 11: billing.account.v1.PostingService.InspectAccounts:output_type -> billing.account.v1.InspectAccountsResponse
+	9,  // 12: billing.account.v1.PostingService.Post:output_type -> billing.account.v1.PostResponse
+	13, // 13: billing.account.v1.PostingService.ReadRegisters:output_type -> billing.account.v1.ReadRegistersResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_billing_account_v1_posting_proto_init() }
@@ -792,8 +1144,8 @@ func file_billing_account_v1_posting_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_account_v1_posting_proto_rawDesc), len(file_billing_account_v1_posting_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	PostingService_InspectAccounts_FullMethodName = "/billing.account.v1.PostingService/InspectAccounts"
 	PostingService_Post_FullMethodName            = "/billing.account.v1.PostingService/Post"
+	PostingService_ReadRegisters_FullMethodName   = "/billing.account.v1.PostingService/ReadRegisters"
 )
 
 // PostingServiceClient is the client API for PostingService service.
@@ -36,6 +37,9 @@ type PostingServiceClient interface {
 	InspectAccounts(ctx context.Context, in *InspectAccountsRequest, opts ...grpc.CallOption) (*InspectAccountsResponse, error)
 	// Post carries out many sagas' steps in one request. Each posting stands alone and has its own result.
 	Post(ctx context.Context, in *PostRequest, opts ...grpc.CallOption) (*PostResponse, error)
+	// ReadRegisters reads what registers say now. It writes nothing: a register that is open stays open, and may be written the
+	// moment after. Who needs it to stay as it is read sends a posting of kind CANCEL.
+	ReadRegisters(ctx context.Context, in *ReadRegistersRequest, opts ...grpc.CallOption) (*ReadRegistersResponse, error)
 }
 
 type postingServiceClient struct {
@@ -66,6 +70,16 @@ func (c *postingServiceClient) Post(ctx context.Context, in *PostRequest, opts .
 	return out, nil
 }
 
+func (c *postingServiceClient) ReadRegisters(ctx context.Context, in *ReadRegistersRequest, opts ...grpc.CallOption) (*ReadRegistersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadRegistersResponse)
+	err := c.cc.Invoke(ctx, PostingService_ReadRegisters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PostingServiceServer is the server API for PostingService service.
 // All implementations must embed UnimplementedPostingServiceServer
 // for forward compatibility.
@@ -79,6 +93,9 @@ type PostingServiceServer interface {
 	InspectAccounts(context.Context, *InspectAccountsRequest) (*InspectAccountsResponse, error)
 	// Post carries out many sagas' steps in one request. Each posting stands alone and has its own result.
 	Post(context.Context, *PostRequest) (*PostResponse, error)
+	// ReadRegisters reads what registers say now. It writes nothing: a register that is open stays open, and may be written the
+	// moment after. Who needs it to stay as it is read sends a posting of kind CANCEL.
+	ReadRegisters(context.Context, *ReadRegistersRequest) (*ReadRegistersResponse, error)
 	mustEmbedUnimplementedPostingServiceServer()
 }
 
@@ -94,6 +111,9 @@ func (UnimplementedPostingServiceServer) InspectAccounts(context.Context, *Inspe
 }
 func (UnimplementedPostingServiceServer) Post(context.Context, *PostRequest) (*PostResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Post not implemented")
+}
+func (UnimplementedPostingServiceServer) ReadRegisters(context.Context, *ReadRegistersRequest) (*ReadRegistersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadRegisters not implemented")
 }
 func (UnimplementedPostingServiceServer) mustEmbedUnimplementedPostingServiceServer() {}
 func (UnimplementedPostingServiceServer) testEmbeddedByValue()                        {}
@@ -152,6 +172,24 @@ func _PostingService_Post_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PostingService_ReadRegisters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadRegistersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PostingServiceServer).ReadRegisters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PostingService_ReadRegisters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PostingServiceServer).ReadRegisters(ctx, req.(*ReadRegistersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PostingService_ServiceDesc is the grpc.ServiceDesc for PostingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +204,10 @@ var PostingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Post",
 			Handler:    _PostingService_Post_Handler,
+		},
+		{
+			MethodName: "ReadRegisters",
+			Handler:    _PostingService_ReadRegisters_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

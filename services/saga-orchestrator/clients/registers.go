@@ -1,0 +1,87 @@
+package clients
+
+import (
+	"context"
+	"fmt"
+
+	"example.com/billing/pkg/saga"
+	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	orchestrator "example.com/billing/services/saga-orchestrator"
+)
+
+// Registers are the registers of the actions that touch accounts, by the action's name.
+func (c *Clients) Registers() map[string]Register {
+	registers := make(map[string]Register, len(moneyActions))
+	for name, m := range moneyActions {
+		registers[name] = Register{clients: c, money: m}
+	}
+	return registers
+}
+
+// Register is the write-once register of one action: what the account's stream says of it. Safe for concurrent use.
+type Register struct {
+	clients *Clients
+	money   money
+}
+
+// What a register says.
+const (
+	RegisterOpen      = "open" // nobody has written it; somebody may, the moment after
+	RegisterDone      = "done"
+	RegisterRefused   = "refused"
+	RegisterCancelled = "cancelled" // it will never be done; of a rollback: there is nothing to undo
+)
+
+// registerStates are the states by the contract's.
+var registerStates = map[accountv1.RegisterState]string{
+	accountv1.RegisterState_REGISTER_STATE_OPEN:      RegisterOpen,
+	accountv1.RegisterState_REGISTER_STATE_DONE:      RegisterDone,
+	accountv1.RegisterState_REGISTER_STATE_REFUSED:   RegisterRefused,
+	accountv1.RegisterState_REGISTER_STATE_CANCELLED: RegisterCancelled,
+}
+
+// Cancel closes the register of call's action if nobody has written it, so that the action will never be done, however late a
+// request for it arrives. The answer is Done, with the action's result, if it was done before; Refused, with the register's own
+// reason or POSTING_CANCELLED, if it never will be; an error means "unknown": ask again with the same call.
+//
+// A rollback is not to be cancelled: the money has nowhere else to go. The answer is Stuck.
+func (r Register) Cancel(ctx context.Context, call saga.Call) (saga.Answer, error) {
+	if r.money.kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
+		return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: "a rollback is never cancelled: " + call.Action}, nil
+	}
+	in, err := orchestrator.ReadInput(call.Input)
+	if err != nil {
+		return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil //nolint:nilerr // it is the answer
+	}
+	p := r.money.posting(call, in)
+	p.Kind = accountv1.PostingKind_POSTING_KIND_CANCEL
+	res, err := r.clients.postings.Do(ctx, p)
+	if err != nil {
+		return saga.Answer{}, err
+	}
+	return posted(r.money, res)
+}
+
+// Read says what the register of call's action holds now, one of the constants above, and changes nothing. A rollback's call
+// names in Undoes what it undoes.
+func (r Register) Read(ctx context.Context, call saga.Call) (string, error) {
+	in, err := orchestrator.ReadInput(call.Input)
+	if err != nil {
+		return "", err
+	}
+	key := &accountv1.RegisterKey{SagaId: call.SagaID, Step: call.Action, AccountId: r.money.on.account(in)}
+	if r.money.kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
+		if key.UndoStep = call.Undoes; call.Undoes == "" { // its own name is no register's
+			return "", fmt.Errorf("read register of %s: the call does not say what it undoes", call.Action)
+		}
+	}
+	content, err := r.clients.registers.Do(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("read register of %s: %w", call.Action, err)
+	}
+	state, known := registerStates[content.GetState()]
+	if !known {
+		return "", fmt.Errorf("read register of %s: %s: %s", call.Action, content.GetErrorReason(), content.GetErrorMessage())
+	}
+	return state, nil
+}
