@@ -35,7 +35,7 @@ type Definition struct {
 	OnFailed      string `json:"onFailed"`
 	OnCompensated string `json:"onCompensated"`
 
-	// Deadline is how long the saga may take from its trigger on. When it is over, a saga whose pivot is not done is given up and
+	// Deadline is how long the saga may take once work on it began. When it is over, a saga whose pivot is not done is given up and
 	// undone; one that is past its pivot goes on, and is marked overdue. 0 = none.
 	Deadline time.Duration `json:"-"`
 	Retry    RetryPolicy   `json:"-"` // of actions whose step has none of its own

@@ -55,6 +55,7 @@ type Config struct {
 	ActiveMax    int           // sagas worked on at the same time; further ones wait; 10,000. 1 = strictly one after the other
 	RecoverEvery time.Duration // how often to look for sagas that nobody works on; 1 s
 	RecoverIdle  time.Duration // a saga of this engine that is left alone for this long is looked after; 15 s
+	Grace        time.Duration // a saga that was just taken up, perhaps after a long outage, is tried for this long whatever its deadline; 30 s
 	LeaseTTL     time.Duration // how long an engine that fell silent is waited for; 5 s
 	SleepMax     time.Duration // a saga that has nothing to do for longer leaves memory, and is taken up when it is time; 10 s
 	OnEnd        func(State)   // called after a saga that ended, or needs a person, was stored; may be nil
@@ -70,7 +71,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		of *time.Duration
 		is time.Duration
-	}{{&c.RecoverEvery, time.Second}, {&c.RecoverIdle, 15 * time.Second}, {&c.LeaseTTL, 5 * time.Second}, {&c.SleepMax, 10 * time.Second}} {
+	}{{&c.RecoverEvery, time.Second}, {&c.RecoverIdle, 15 * time.Second}, {&c.Grace, 30 * time.Second}, {&c.LeaseTTL, 5 * time.Second}, {&c.SleepMax, 10 * time.Second}} {
 		if *d.of <= 0 {
 			*d.of = d.is
 		}

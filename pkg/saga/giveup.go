@@ -36,7 +36,7 @@ func Due(d Definition, s State) (due time.Time) {
 		return due
 	}
 	if d.Deadline > 0 && !s.Overdue {
-		due = latest(s.CreatedAt, s.Resumed).Add(d.Deadline)
+		due = latest(s.CreatedAt, s.Began).Add(d.Deadline)
 	}
 	if !CanGiveUp(d, s) {
 		return due
@@ -77,7 +77,7 @@ func Wake(d Definition, s State) time.Time {
 
 // began is when the step before the next ones had ended.
 func began(s State) time.Time {
-	at := latest(s.CreatedAt, s.Resumed)
+	at := latest(s.CreatedAt, s.Began)
 	for _, r := range s.Records() {
 		at = latest(at, r.EndedAt)
 	}

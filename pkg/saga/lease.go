@@ -56,13 +56,13 @@ func (l *lease) end() int64 {
 }
 
 // held is the epoch whose lease has not ended by this machine's clock, or 0.
-func (l *lease) held() (epoch int64, lost <-chan struct{}) {
+func (l *lease) held() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if time.Now().Before(l.until) {
-		return l.epoch, l.lost
+		return l.epoch
 	}
-	return 0, l.lost
+	return 0
 }
 
 // errLost ends a run whose saga may be another engine's by now.
@@ -95,7 +95,7 @@ func (e *Engine) hold(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	e.keeping.Do(func() { e.done.Go(e.keepLease) })
-	if epoch, _ := e.lease.held(); epoch != 0 {
+	if epoch := e.lease.held(); epoch != 0 {
 		return epoch, nil
 	}
 	return e.renew(ctx)

@@ -67,7 +67,20 @@ func backward(d Definition, s State) Decision {
 			return Decision{Op: OpUndo, Action: d.Steps[i].Compensation, Step: d.Steps[i]}
 		}
 	}
+	if untouched(d, s) {
+		return Decision{Op: OpReport, Action: d.OnFailed}
+	}
 	return Decision{Op: OpReport, Action: d.OnCompensated}
+}
+
+// untouched: the saga was given up before any step that would have to be undone was asked for.
+func untouched(d Definition, s State) bool {
+	for i, r := range s.Records() {
+		if d.Steps[i].Kind == Compensatable && r.Status != StepPending && r.Status != StepRefused && r.Status != StepSkipped {
+			return false
+		}
+	}
+	return true
 }
 
 // Answer is what an action came to. An error in its place means that the outcome is unknown.
@@ -112,7 +125,7 @@ func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
 		s = s.cancel(d, did, a)
 	case did.Op == OpUndo:
 		s = s.undo(d, did, a)
-	case s.Status == Compensating:
+	case s.Status == Compensating && !untouched(d, s):
 		s.Status = Compensated
 	default:
 		s.Status = Failed

@@ -72,13 +72,14 @@ func Operate(d Definition, s State, v Intervention) (State, error) {
 		return was, err
 	}
 	s.UpdatedAt, s.WakeAt = round(v.At), time.Time{}
-	s.Resumed = s.UpdatedAt
+	s.Began = s.UpdatedAt
 	action := ""
 	if was.Before != nil {
 		action = was.Before.Action
 	}
 	more := s.Timeline[len(was.History()):] // what the verb led to comes behind it
-	s.Timeline = append(was.tell(Entry{Type: EntryOperator, Action: action, Verb: v.Verb, Actor: v.Actor, Why: v.Why, At: s.UpdatedAt}).Timeline, more...)
+	said := was.tell(Entry{Type: EntryOperator, Action: action, Verb: v.Verb, Actor: v.Actor, Why: v.Why, At: s.UpdatedAt})
+	s.Timeline = slices.Concat(said.Timeline, more)
 	return s.tellEnd(), nil
 }
 

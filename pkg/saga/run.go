@@ -102,7 +102,7 @@ var errNews = errors.New("the saga was changed by someone else")
 // advance carries a saga from a stored state as far as it goes. It returns an error when a write did not succeed, or would not.
 func (r *run) advance(d Definition, s State) error {
 	r.show(s)
-	j := &journey{run: r, definition: d, state: s, writer: writer{queue: r.engine.saves, lease: r.engine.lease, epoch: s.Epoch, revision: s.Revision}}
+	j := &journey{run: r, definition: d, state: s, began: time.Now(), writer: writer{queue: r.engine.saves, lease: r.engine.lease, epoch: s.Epoch, revision: s.Revision}}
 	for {
 		if len(Next(d, j.state)) == 0 {
 			return nil
@@ -122,6 +122,7 @@ type journey struct {
 	writer
 	definition Definition
 	state      State
+	began      time.Time
 }
 
 // wait waits until the saga's next steps may begin. asleep: that is long, and the saga was put to sleep.
@@ -155,9 +156,18 @@ func (j *journey) wait() (asleep bool, err error) {
 	return false, nil
 }
 
+// due is when the passing of time changes the saga, though not before it was tried for a while; zero = never.
+func (j *journey) due() time.Time {
+	due := Due(j.definition, j.state)
+	if !due.IsZero() {
+		due = latest(due, j.began.Add(j.engine.cfg.Grace))
+	}
+	return due
+}
+
 // timer fires when the passing of time changes the saga; perhaps never.
 func (j *journey) timer() *time.Timer {
-	due := Due(j.definition, j.state)
+	due := j.due()
 	if due.IsZero() {
 		t := time.NewTimer(time.Hour)
 		t.Stop()
@@ -205,7 +215,7 @@ func (j *journey) carryOut(next []Decision) (err error) {
 	if j.lease.present() != j.epoch {
 		return errLost
 	}
-	if at := Due(j.definition, j.state); expired && !at.IsZero() && !time.Now().Before(at) {
+	if at := j.due(); expired && !at.IsZero() && !time.Now().Before(at) {
 		return j.keep(Expire(j.definition, j.state, time.Now()), true)
 	}
 	return nil

@@ -55,7 +55,7 @@ type State struct {
 	Metadata      map[string]any  `json:"metadata,omitempty"`
 
 	Overdue   bool      `json:"overdue,omitempty"` // its deadline passed after its pivot was done
-	Resumed   time.Time `json:"resumed,omitzero"`  // when a person last sent it on: deadlines count from then
+	Began     time.Time `json:"began,omitzero"`    // when work on it began, or a person last sent it on: deadlines count from then
 	WakeAt    time.Time `json:"wakeAt,omitzero"`   // nobody works on it before then
 	Revision  int64     `json:"revision"`          // of the stored row; a write with another one is refused
 	Epoch     int64     `json:"-"`                 // of the engine it belongs to, as stored; 0 = none's
@@ -119,7 +119,7 @@ func NewState(d Definition, t Trigger, now time.Time) State {
 	at := round(t.At)
 	s := State{
 		SagaID: t.SagaID, SagaType: d.Name, Definition: d.Version, Status: InProgress, Steps: d.StepNames(), Input: t.Data, Subjects: t.Subjects,
-		CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, CreatedAt: at, UpdatedAt: round(now),
+		CorrelationID: t.CorrelationID, CausedBy: t.EventID, Metadata: t.Metadata, Began: round(now), CreatedAt: at, UpdatedAt: round(now),
 		Progress: make([]StepRecord, len(d.Steps)), Timeline: []Entry{{Type: EntryStarted, At: at}},
 	}
 	for i, step := range d.Steps {

@@ -27,7 +27,7 @@ func (w *writer) begin(ctx context.Context, s State) error {
 			return nil
 		}
 	}
-	if epoch, _ := w.lease.held(); epoch != w.epoch {
+	if w.lease.held() != w.epoch {
 		return nil // not sure to be ours: the next write that is waited for finds out
 	}
 	s.Revision, s.Epoch = w.revision, w.epoch

@@ -173,6 +173,34 @@ func (b *backend) WatchSaga(r *sagav1.WatchSagaRequest, s grpc.ServerStreamingSe
 	return pour(b, s, r, b.entries, func(e *sagav1.SagaEntry) *sagav1.WatchSagaResponse { return &sagav1.WatchSagaResponse{Entry: e} })
 }
 
+func (b *backend) GetSagaTimeline(ctx context.Context, r *sagav1.GetSagaTimelineRequest) (*sagav1.GetSagaTimelineResponse, error) {
+	return &sagav1.GetSagaTimelineResponse{}, b.saw(ctx, r)
+}
+
+func (b *backend) CountSagas(ctx context.Context, r *sagav1.CountSagasRequest) (*sagav1.CountSagasResponse, error) {
+	return &sagav1.CountSagasResponse{}, b.saw(ctx, r)
+}
+
+func (b *backend) RetrySaga(ctx context.Context, r *sagav1.RetrySagaRequest) (*sagav1.RetrySagaResponse, error) {
+	return &sagav1.RetrySagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
+func (b *backend) SkipSaga(ctx context.Context, r *sagav1.SkipSagaRequest) (*sagav1.SkipSagaResponse, error) {
+	return &sagav1.SkipSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
+func (b *backend) CompensateSaga(ctx context.Context, r *sagav1.CompensateSagaRequest) (*sagav1.CompensateSagaResponse, error) {
+	return &sagav1.CompensateSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
+func (b *backend) ResumeSaga(ctx context.Context, r *sagav1.ResumeSagaRequest) (*sagav1.ResumeSagaResponse, error) {
+	return &sagav1.ResumeSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
+func (b *backend) ResolveSaga(ctx context.Context, r *sagav1.ResolveSagaRequest) (*sagav1.ResolveSagaResponse, error) {
+	return &sagav1.ResolveSagaResponse{Saga: b.sagas[0]}, b.saw(ctx, r)
+}
+
 // pour sends what comes over the channel until it is closed; a nil in it means that the stream breaks.
 func pour[E, R any](b *backend, s grpc.ServerStreamingServer[R], request any, from <-chan *E, wrap func(*E) *R) error {
 	if err := b.saw(s.Context(), request); err != nil {

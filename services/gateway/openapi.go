@@ -105,6 +105,10 @@ var answers = []struct {
 	{&sagav1.Saga{}, []string{"createdAt", "updatedAt"}},
 	{&sagav1.CompensationAction{}, []string{"timestamp"}},
 	{&sagav1.SagaEntry{}, []string{"timestamp"}},
+	{&sagav1.GetSagaTimelineResponse{}, nil},
+	{&sagav1.SagaStep{}, nil},
+	{&sagav1.CountSagasResponse{}, nil},
+	{&sagav1.SagaCount{}, []string{"oldestAt"}},
 	{&outboxv1.GetOutboxStatsResponse{}, nil},
 	{&readmodelv1.Rebuild{}, nil},
 }

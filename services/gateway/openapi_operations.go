@@ -34,7 +34,8 @@ var (
 		"ACCOUNT_NOT_FOUND", "IDEMPOTENCY_CONFLICT", "CURRENCY_MISMATCH", "ACCOUNT_SUSPENDED", "ACCOUNT_CLOSED", "ACCOUNT_CLOSING",
 		"ACCOUNT_TYPE_NOT_ALLOWED", "SAME_ACCOUNT",
 	}
-	changing = []string{"ACCOUNT_NOT_FOUND", "IDEMPOTENCY_CONFLICT", "VERSION_CONFLICT"}
+	operating = []string{"SAGA_NOT_FOUND", "SAGA_ENDED", "SAGA_NOT_WAITING", "SAGA_CHANGED"}
+	changing  = []string{"ACCOUNT_NOT_FOUND", "IDEMPOTENCY_CONFLICT", "VERSION_CONFLICT"}
 )
 
 func also(reasons []string, more ...string) []string { return slices.Concat(reasons, more) }
@@ -84,6 +85,14 @@ var operations = map[string]facts{
 	"SagaService_GetSaga":   {reasons: []string{"SAGA_NOT_FOUND"}},
 	"SagaService_ListSagas": {},
 	"SagaService_WatchSaga": {answer: events, reasons: []string{"SAGA_NOT_FOUND"}},
+
+	"SagaService_GetSagaTimeline": {reasons: []string{"SAGA_NOT_FOUND"}},
+	"SagaService_CountSagas":      {},
+	"SagaService_RetrySaga":       {reasons: operating},
+	"SagaService_SkipSaga":        {reasons: also(operating, "SAGA_STEP_NOT_DONE")},
+	"SagaService_CompensateSaga":  {reasons: also(operating, "SAGA_PIVOT_DONE")},
+	"SagaService_ResumeSaga":      {reasons: also(operating, "SAGA_STEP_CLOSED")},
+	"SagaService_ResolveSaga":     {reasons: also(operating, "SAGA_STEP_NOT_DONE", "SAGA_MONEY_IN_TRANSIT")},
 
 	"OutboxService_GetOutboxStats":      {reasons: []string{reasonServiceNotFound}},
 	"ReadModelService_RebuildReadModel": {answer: background, waits: true, reasons: []string{reasonReadModel}},

@@ -169,7 +169,8 @@ func TestOpenAPIExamples(t *testing.T) {
 // Whatever the catalog has can be answered somewhere, but for what only the routing, the sagas or the services themselves see.
 func TestOpenAPIHasEveryReason(t *testing.T) {
 	elsewhere := []string{
-		"ROUTE_NOT_FOUND", "METHOD_NOT_ALLOWED", "CANCELLED", "INSUFFICIENT_FUNDS", "MIN_BALANCE", "MAX_BALANCE", "TRANSACTION_ENDED", "POSTING_CANCELLED",
+		"ROUTE_NOT_FOUND", "METHOD_NOT_ALLOWED", "CANCELLED", "INSUFFICIENT_FUNDS", "MIN_BALANCE", "MAX_BALANCE", "TRANSACTION_ENDED", "POSTING_CANCELLED", "SAGA_TIMED_OUT",
+		"SAGA_STOPPED",
 	}
 	seen := map[string]bool{}
 	document := served(t)

@@ -10,6 +10,6 @@ func hold() saga.Definition {
 			{Name: PlaceHold, Kind: saga.Pivot},
 			{Name: CompleteTransaction, Kind: saga.Retriable},
 		},
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/saga"
@@ -40,6 +41,10 @@ func Definitions() []saga.Definition {
 	return []saga.Definition{transfer(), topup(), withdrawal(), payment(), refund(), hold(), release()}
 }
 
+// deadline is how long a transaction may take before it is given up and its money goes back. It is as long as an outage may last
+// without one transaction being undone for it.
+const deadline = 24 * time.Hour
+
 // moneySteps move money from one account to another: the debit can be undone; the credit is the point of no return; after
 // it there is only forward.
 func moneySteps(debit, rollback, credit string) []saga.Step {
@@ -70,6 +75,20 @@ func ReadInput(data json.RawMessage) (Input, error) {
 		return in, fmt.Errorf("read saga input: %w", err)
 	}
 	return in, nil
+}
+
+// Accounts are the accounts that a trigger's data names.
+func Accounts(data json.RawMessage) (ids []string) {
+	in, err := ReadInput(data)
+	if err != nil {
+		return nil // the first step says what is wrong
+	}
+	for _, id := range []string{in.SourceID, in.DestinationID} {
+		if id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // endedTypes name the events of ended sagas.

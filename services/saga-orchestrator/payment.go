@@ -7,6 +7,6 @@ import "example.com/billing/pkg/saga"
 func payment() saga.Definition {
 	return saga.Definition{
 		Name: "payment", Version: 1, Trigger: "PaymentRequested", Steps: moneySteps(DebitCustomer, CreditCustomerRollback, CreditMerchant),
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

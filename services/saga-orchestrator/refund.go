@@ -6,6 +6,6 @@ import "example.com/billing/pkg/saga"
 func refund() saga.Definition {
 	return saga.Definition{
 		Name: "refund", Version: 1, Trigger: "RefundRequested", Steps: moneySteps(DebitMerchant, CreditMerchantRollback, CreditCustomer),
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

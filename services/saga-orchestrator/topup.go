@@ -6,6 +6,6 @@ import "example.com/billing/pkg/saga"
 func topup() saga.Definition {
 	return saga.Definition{
 		Name: "topup", Version: 1, Trigger: "TopupRequested", Steps: moneySteps(DebitSource, CreditSourceRollback, CreditDestination),
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

@@ -6,6 +6,6 @@ import "example.com/billing/pkg/saga"
 func transfer() saga.Definition {
 	return saga.Definition{
 		Name: "transfer", Version: 1, Trigger: "TransferRequested", Steps: moneySteps(DebitSource, CreditSourceRollback, CreditDestination),
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

@@ -6,6 +6,6 @@ import "example.com/billing/pkg/saga"
 func withdrawal() saga.Definition {
 	return saga.Definition{
 		Name: "withdrawal", Version: 1, Trigger: "WithdrawalRequested", Steps: moneySteps(DebitSource, CreditSourceRollback, CreditDestination),
-		OnFailed: FailTransaction, OnCompensated: CompensateTransaction,
+		OnFailed: FailTransaction, OnCompensated: CompensateTransaction, Deadline: deadline,
 	}
 }

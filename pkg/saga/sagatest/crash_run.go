@@ -239,11 +239,11 @@ func (p process) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, 
 	if _, err := p.Memory.Insert(ctx, sagas); err != nil || !p.pass() { // that it is stored is where the test begins
 		return nil, errDead
 	}
-	return stored(sagas), nil
+	return first(sagas), nil
 }
 
-// stored are new sagas at their first revision.
-func stored(sagas []saga.State) []saga.State {
+// first are new sagas at their first revision.
+func first(sagas []saga.State) []saga.State {
 	sagas = slices.Clone(sagas)
 	for i := range sagas {
 		sagas[i].Revision = 1
@@ -261,7 +261,7 @@ func (p process) Save(ctx context.Context, sagas []saga.State) []error {
 		return dead
 	}
 	errs := p.Memory.Save(ctx, sagas)
-	now, err := p.Memory.Get(ctx, p.sagaID)
+	now, err := p.Get(ctx, p.sagaID)
 	alive := p.pass()
 	if err == nil && now.Status.Rests() {
 		close(p.rests)

@@ -135,7 +135,7 @@ func (x *explorer) stranded() int32 {
 	for n, ended := range x.ended {
 		if ended {
 			can[n] = true
-			todo = append(todo, int32(n)) //nolint:gosec // statesMax
+			todo = append(todo, int32(n))
 		}
 	}
 	for len(todo) > 0 {
@@ -150,7 +150,7 @@ func (x *explorer) stranded() int32 {
 	}
 	for n, ok := range can {
 		if !ok {
-			return int32(n) //nolint:gosec // statesMax
+			return int32(n)
 		}
 	}
 	return -1
@@ -162,7 +162,7 @@ func (n *node) key() string {
 	number := func(v int64) { b = append(strconv.AppendInt(b, v, 36), ',') }
 	flag := func(v bool) { b = strconv.AppendBool(b, v) }
 	state := func(s saga.State) {
-		b = append(b, s.Status[0], byte('0'+len(s.Status)))
+		b = append(append(b, s.Status...), ' ')
 		flag(s.ErrorReason != "")
 		if s.Before != nil {
 			b = append(append(b, s.Before.Action...), s.Before.Status...)

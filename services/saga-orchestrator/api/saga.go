@@ -31,6 +31,7 @@ type Server struct {
 	registry     saga.Registry
 	transactions transactionv1.TransactionServiceClient
 	queries      *cqrs.Bus
+	commands     *cqrs.Bus
 	watches      *edge.Watches
 }
 
@@ -39,13 +40,17 @@ type Server struct {
 func New(engine *saga.Engine, store saga.Store, registry saga.Registry, transactions transactionv1.TransactionServiceClient, watches *edge.Watches,
 	mw ...cqrs.Middleware,
 ) *Server {
-	s := &Server{engine: engine, registry: registry, transactions: transactions, queries: cqrs.NewBus(mw...), watches: watches}
+	s := &Server{engine: engine, registry: registry, transactions: transactions, queries: cqrs.NewBus(mw...), commands: cqrs.NewBus(mw...), watches: watches}
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[FindSaga]) (saga.State, error) {
 		return engine.Get(ctx, q.Body.SagaID)
 	})
 	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[ListSagas]) ([]saga.State, error) {
 		return store.List(ctx, q.Body.Filter)
 	})
+	cqrs.Handle(s.queries, func(ctx context.Context, q cqrs.Message[CountSagas]) ([]saga.Count, error) {
+		return store.Count(ctx, q.Body.Filter)
+	})
+	cqrs.Handle(s.commands, s.intervene)
 	return s
 }
 
@@ -65,20 +70,25 @@ type (
 
 // GetSaga reads a saga. A transaction that was accepted has one, even before its trigger has arrived here.
 func (s *Server) GetSaga(ctx context.Context, req *sagav1.GetSagaRequest) (*sagav1.GetSagaResponse, error) {
-	var v rpc.Fields
-	id := v.UUID("sagaId", req.GetSagaId())
-	if err := v.Err(); err != nil {
-		return nil, err
-	}
-	st, err := cqrs.Execute[FindSaga, saga.State](ctx, s.queries, cqrs.New(FindSaga{SagaID: id}, edge.Origin(ctx)))
-	if errors.Is(err, saga.ErrNotFound) {
-		st, err = s.accepted(ctx, id)
-	}
+	st, err := s.find(ctx, req.GetSagaId())
 	if err != nil {
 		return nil, err
 	}
 	p, err := toProto(st)
 	return &sagav1.GetSagaResponse{Saga: p}, err
+}
+
+func (s *Server) find(ctx context.Context, sagaID string) (saga.State, error) {
+	var v rpc.Fields
+	id := v.UUID("sagaId", sagaID)
+	if err := v.Err(); err != nil {
+		return saga.State{}, err
+	}
+	st, err := cqrs.Execute[FindSaga, saga.State](ctx, s.queries, cqrs.New(FindSaga{SagaID: id}, edge.Origin(ctx)))
+	if errors.Is(err, saga.ErrNotFound) {
+		return s.accepted(ctx, id)
+	}
+	return st, err
 }
 
 // accepted is the saga of a transaction whose trigger is still on its way.
@@ -102,24 +112,18 @@ func (s *Server) accepted(ctx context.Context, id string) (saga.State, error) {
 // ListSagas lists sagas, newest first.
 func (s *Server) ListSagas(ctx context.Context, req *sagav1.ListSagasRequest) (*sagav1.ListSagasResponse, error) {
 	var v rpc.Fields
-	if req.GetStatus() != "" {
-		v.OneOf("status", req.GetStatus(), statuses()...)
-	}
-	if req.GetType() != "" {
-		v.OneOf("type", req.GetType(), s.registry.Types()...)
-	}
+	f := s.filter(ctx, &v, req)
 	size := v.PageSize("pageSize", req.GetPageSize(), edge.PageSize, edge.PageSizeMax)
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	origin := edge.Origin(ctx)
-	f := saga.Filter{TenantID: origin.TenantID, Status: saga.Status(req.GetStatus()), Type: req.GetType(), Limit: int(size) + 1}
+	f.Limit = int(size) + 1
 	if req.GetPageToken() != "" {
 		if err := rpc.DecodePageToken(req.GetPageToken(), &f.Before); err != nil {
 			return nil, err
 		}
 	}
-	states, err := cqrs.Execute[ListSagas, []saga.State](ctx, s.queries, cqrs.New(ListSagas{Filter: f}, origin))
+	states, err := cqrs.Execute[ListSagas, []saga.State](ctx, s.queries, cqrs.New(ListSagas{Filter: f}, edge.Origin(ctx)))
 	if err != nil {
 		return nil, err
 	}
@@ -170,17 +174,10 @@ func Triggers(events []es.Event) []saga.Trigger {
 	for i, e := range events {
 		triggers[i] = saga.Trigger{
 			SagaID: e.Stream.ID, EventID: e.ID, EventType: e.Type, Data: e.Data, CorrelationID: e.CorrelationID, Metadata: e.Metadata, At: e.At,
+			Subjects: orchestrator.Accounts(e.Data),
 		}
 	}
 	return triggers
-}
-
-func statuses() []string {
-	var out []string
-	for _, s := range saga.Statuses() {
-		out = append(out, string(s))
-	}
-	return out
 }
 
 func toProto(s saga.State) (*sagav1.Saga, error) {

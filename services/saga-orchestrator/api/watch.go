@@ -88,9 +88,8 @@ func entryToProto(st saga.State, e saga.Entry, n int) (*sagav1.SagaEntry, error)
 	if e.Action != "" {
 		p.Step = &e.Action
 	}
-	if e.Reason != "" {
-		p.ErrorReason, p.ErrorMessage = &e.Reason, &e.Message
-	}
+	p.ErrorReason, p.ErrorMessage = given(e.Reason), given(e.Message)
+	p.Verb, p.Actor, p.Reason = given(string(e.Verb)), given(e.Actor), given(e.Why)
 	if result := st.Result(n); len(result) > 0 {
 		var err error
 		if p.Result, err = toStruct(result); err != nil {
@@ -98,4 +97,12 @@ func entryToProto(st saga.State, e saga.Entry, n int) (*sagav1.SagaEntry, error)
 		}
 	}
 	return p, nil
+}
+
+// given is nil for what is absent.
+func given(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // Registers are the registers of the actions that touch accounts, by the action's name.
-func (c *Clients) Registers() map[string]Register {
-	registers := make(map[string]Register, len(moneyActions))
+func (c *Clients) Registers() map[string]saga.Registers {
+	registers := make(map[string]saga.Registers, len(moneyActions))
 	for name, m := range moneyActions {
 		registers[name] = Register{clients: c, money: m}
 	}
@@ -24,20 +24,12 @@ type Register struct {
 	money   money
 }
 
-// What a register says.
-const (
-	RegisterOpen      = "open" // nobody has written it; somebody may, the moment after
-	RegisterDone      = "done"
-	RegisterRefused   = "refused"
-	RegisterCancelled = "cancelled" // it will never be done; of a rollback: there is nothing to undo
-)
-
 // registerStates are the states by the contract's.
-var registerStates = map[accountv1.RegisterState]string{
-	accountv1.RegisterState_REGISTER_STATE_OPEN:      RegisterOpen,
-	accountv1.RegisterState_REGISTER_STATE_DONE:      RegisterDone,
-	accountv1.RegisterState_REGISTER_STATE_REFUSED:   RegisterRefused,
-	accountv1.RegisterState_REGISTER_STATE_CANCELLED: RegisterCancelled,
+var registerStates = map[accountv1.RegisterState]saga.Register{
+	accountv1.RegisterState_REGISTER_STATE_OPEN:      saga.RegisterOpen,
+	accountv1.RegisterState_REGISTER_STATE_DONE:      saga.RegisterDone,
+	accountv1.RegisterState_REGISTER_STATE_REFUSED:   saga.RegisterRefused,
+	accountv1.RegisterState_REGISTER_STATE_CANCELLED: saga.RegisterCancelled,
 }
 
 // Cancel closes the register of call's action if nobody has written it, so that the action will never be done, however late a
@@ -62,9 +54,9 @@ func (r Register) Cancel(ctx context.Context, call saga.Call) (saga.Answer, erro
 	return posted(r.money, res)
 }
 
-// Read says what the register of call's action holds now, one of the constants above, and changes nothing. A rollback's call
+// Read says what the register of call's action holds now, and changes nothing. A rollback's call
 // names in Undoes what it undoes.
-func (r Register) Read(ctx context.Context, call saga.Call) (string, error) {
+func (r Register) Read(ctx context.Context, call saga.Call) (saga.Register, error) {
 	in, err := orchestrator.ReadInput(call.Input)
 	if err != nil {
 		return "", err

@@ -17,7 +17,7 @@ import (
 	orchestrator "example.com/billing/services/saga-orchestrator"
 )
 
-func registers(t *testing.T, s *services) map[string]Register {
+func registers(t *testing.T, s *services) map[string]saga.Registers {
 	t.Helper()
 	c := New(s, s)
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
@@ -42,14 +42,13 @@ func TestRegistersAreTheMoneyActions(t *testing.T) {
 
 // A cancel goes to the register that the action itself writes: same saga, step and account.
 func TestCancelAsksForTheActionsRegister(t *testing.T) {
-	for name, register := range registers(t, &services{}) {
+	for name := range registers(t, &services{}) {
 		if strings.HasSuffix(name, "_rollback") {
 			continue
 		}
 		s := &services{post: func(*accountv1.Posting) *accountv1.PostingResult { return &accountv1.PostingResult{Outcome: done} }}
 		c := New(s, s)
-		register.clients = c
-		for _, ask := range []saga.Action{c.Actions()[name], register.Cancel} {
+		for _, ask := range []saga.Action{c.Actions()[name], c.Registers()[name].Cancel} {
 			if _, err := ask(t.Context(), call(name)); err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +109,7 @@ func TestReadRegister(t *testing.T) {
 		{call("credit_destination"), &accountv1.RegisterKey{SagaId: sagaID, Step: "credit_destination", AccountId: dst}},
 		{undo, &accountv1.RegisterKey{SagaId: sagaID, Step: "credit_source_rollback", AccountId: src, UndoStep: "debit_source"}},
 	} {
-		for state, want := range map[accountv1.RegisterState]string{1: "open", 2: "done", 3: "refused", 4: "cancelled", 0: "", 99: ""} {
+		for state, want := range map[accountv1.RegisterState]saga.Register{1: "open", 2: "done", 3: "refused", 4: "cancelled", 0: "", 99: ""} {
 			s := &services{read: func(*accountv1.RegisterKey) *accountv1.RegisterContent {
 				return &accountv1.RegisterContent{State: state, ErrorReason: "UNAVAILABLE", ErrorMessage: "later"}
 			}}
@@ -156,9 +155,9 @@ func TestRegistersAreNotMixedUp(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 500 {
 		wg.Go(func() {
-			c, want := call("debit_source"), "open"
+			c, want := call("debit_source"), saga.RegisterOpen
 			if c.SagaID = fmt.Sprint("saga-", i); i%10 == 1 {
-				want = "done"
+				want = saga.RegisterDone
 			}
 			if got, err := register.Read(t.Context(), c); err != nil || got != want {
 				t.Errorf("%s got %s, %v", c.SagaID, got, err)

@@ -164,7 +164,7 @@ func carryOut(t *testing.T, s *services, trigger, more string) saga.State {
 	}
 	ended := make(chan saga.State, 1)
 	engine, err := saga.NewEngine(saga.Config{
-		Registry: registry, Actions: actions(t, s), Store: saga.NewMemory(), OnEnd: func(s saga.State) { ended <- s },
+		Registry: registry, Actions: actions(t, s), Registers: registers(t, s), Store: saga.NewMemory(), OnEnd: func(s saga.State) { ended <- s },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "saga_ended_total", Help: "Sagas that ended, by type and status."}, []string{"type", "status"})
 	engine, err := saga.NewEngine(saga.Config{
-		Registry: registry, Actions: services.Actions(), Store: store, Log: app.Log,
+		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Store: store, Log: app.Log,
 		OnEnd: func(s saga.State) { ended.WithLabelValues(s.SagaType, string(s.Status)).Inc() },
 	})
 	if err != nil {

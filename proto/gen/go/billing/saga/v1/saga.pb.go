@@ -334,7 +334,15 @@ type ListSagasRequest struct {
 	// 1 to 200; 50 when absent.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The X-Next-Page-Token header (gRPC: nextPageToken) of the page before.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only sagas of transactions that name this account: UUID.
+	AccountId string `protobuf:"bytes,5,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Only sagas with this error reason.
+	ErrorReason string `protobuf:"bytes,6,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// Only sagas that began at or after this time.
+	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
+	// Only sagas that began before this time: those older than it.
+	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,6 +403,34 @@ func (x *ListSagasRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListSagasRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ListSagasRequest) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *ListSagasRequest) GetCreatedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedFrom
+	}
+	return nil
+}
+
+func (x *ListSagasRequest) GetCreatedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedBefore
+	}
+	return nil
 }
 
 // ListSagasResponse is one page. Over REST the body is the bare array, and the token is the X-Next-Page-Token header.
@@ -650,18 +686,25 @@ type SagaEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 for the first entry of a saga, and so on.
 	Id int32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// started, step_completed, refused, compensation_completed, completed, compensated, failed or needs_attention.
+	// started, step_completed, refused, step_cancelled, compensation_completed, no_answer, given_up, overdue, operator, completed,
+	// compensated, failed or needs_attention.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// The step or compensation; absent where it is none's.
 	Step *string `protobuf:"bytes,3,opt,name=step,proto3,oneof" json:"step,omitempty"`
 	// What the step or compensation answered; absent where it answered nothing.
 	Result *structpb.Struct `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
-	// Refused, needs_attention: a reason of billing.error.v1.
+	// Refused, needs_attention, given_up: a reason of billing.error.v1.
 	ErrorReason *string `protobuf:"bytes,5,opt,name=error_reason,json=errorReason,proto3,oneof" json:"error_reason,omitempty"`
-	// Refused, needs_attention: the sentence for people.
+	// Refused, needs_attention, given_up, no_answer: the sentence for people.
 	ErrorMessage *string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3,oneof" json:"error_message,omitempty"`
 	// When.
-	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// Operator: retry, skip, compensate, resume or resolve.
+	Verb *string `protobuf:"bytes,8,opt,name=verb,proto3,oneof" json:"verb,omitempty"`
+	// Operator: who it was.
+	Actor *string `protobuf:"bytes,9,opt,name=actor,proto3,oneof" json:"actor,omitempty"`
+	// Operator: the reason they gave.
+	Reason        *string `protobuf:"bytes,10,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,6 +788,988 @@ func (x *SagaEntry) GetTimestamp() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *SagaEntry) GetVerb() string {
+	if x != nil && x.Verb != nil {
+		return *x.Verb
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetActor() string {
+	if x != nil && x.Actor != nil {
+		return *x.Actor
+	}
+	return ""
+}
+
+func (x *SagaEntry) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+// GetSagaTimelineRequest names a saga.
+type GetSagaTimelineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId        string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSagaTimelineRequest) Reset() {
+	*x = GetSagaTimelineRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSagaTimelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSagaTimelineRequest) ProtoMessage() {}
+
+func (x *GetSagaTimelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSagaTimelineRequest.ProtoReflect.Descriptor instead.
+func (*GetSagaTimelineRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetSagaTimelineRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+// GetSagaTimelineResponse is the whole story.
+type GetSagaTimelineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// topup, withdrawal, transfer, payment, refund, hold or release.
+	SagaType string `protobuf:"bytes,2,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
+	// in_progress, completed, compensating, compensated, failed or needs_attention.
+	Status string `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	// From the trigger to the end, or to the latest change: milliseconds.
+	DurationMs int32 `protobuf:"varint,4,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// Whether the saga's deadline passed after its pivot.
+	Overdue bool `protobuf:"varint,5,opt,name=overdue,proto3" json:"overdue,omitempty"`
+	// The steps, in order.
+	Steps []*SagaStep `protobuf:"bytes,6,rep,name=steps,proto3" json:"steps,omitempty"`
+	// What happened, in order.
+	Entries       []*SagaEntry `protobuf:"bytes,7,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSagaTimelineResponse) Reset() {
+	*x = GetSagaTimelineResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSagaTimelineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSagaTimelineResponse) ProtoMessage() {}
+
+func (x *GetSagaTimelineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSagaTimelineResponse.ProtoReflect.Descriptor instead.
+func (*GetSagaTimelineResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetSagaTimelineResponse) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *GetSagaTimelineResponse) GetSagaType() string {
+	if x != nil {
+		return x.SagaType
+	}
+	return ""
+}
+
+func (x *GetSagaTimelineResponse) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *GetSagaTimelineResponse) GetDurationMs() int32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *GetSagaTimelineResponse) GetOverdue() bool {
+	if x != nil {
+		return x.Overdue
+	}
+	return false
+}
+
+func (x *GetSagaTimelineResponse) GetSteps() []*SagaStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *GetSagaTimelineResponse) GetEntries() []*SagaEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// SagaStep is how one step went.
+type SagaStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// pending, done, skipped, refused, unknown, undone or cancelled.
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// When it was first asked for, by the instance that got the answer; absent before its answer.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When its answer came; absent before.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// From started_at to ended_at: milliseconds.
+	DurationMs int32 `protobuf:"varint,5,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// How often it was asked for, by the instance that got the answer.
+	Attempts      int32 `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SagaStep) Reset() {
+	*x = SagaStep{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SagaStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SagaStep) ProtoMessage() {}
+
+func (x *SagaStep) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SagaStep.ProtoReflect.Descriptor instead.
+func (*SagaStep) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SagaStep) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SagaStep) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *SagaStep) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *SagaStep) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *SagaStep) GetDurationMs() int32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *SagaStep) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+// CountSagasRequest filters; what is absent filters nothing.
+type CountSagasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only sagas in this status.
+	Status string `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// Only sagas of this type.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Only sagas of transactions that name this account: UUID.
+	AccountId string `protobuf:"bytes,3,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Only sagas with this error reason.
+	ErrorReason string `protobuf:"bytes,4,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
+	// Only sagas that began at or after this time.
+	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
+	// Only sagas that began before this time: those older than it.
+	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountSagasRequest) Reset() {
+	*x = CountSagasRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountSagasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountSagasRequest) ProtoMessage() {}
+
+func (x *CountSagasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountSagasRequest.ProtoReflect.Descriptor instead.
+func (*CountSagasRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CountSagasRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *CountSagasRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *CountSagasRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *CountSagasRequest) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
+}
+
+func (x *CountSagasRequest) GetCreatedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedFrom
+	}
+	return nil
+}
+
+func (x *CountSagasRequest) GetCreatedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedBefore
+	}
+	return nil
+}
+
+// CountSagasResponse is one count for each combination that there is.
+type CountSagasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By type, status and error reason, in this order.
+	Counts        []*SagaCount `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountSagasResponse) Reset() {
+	*x = CountSagasResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountSagasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountSagasResponse) ProtoMessage() {}
+
+func (x *CountSagasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountSagasResponse.ProtoReflect.Descriptor instead.
+func (*CountSagasResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CountSagasResponse) GetCounts() []*SagaCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// SagaCount is how many sagas of one kind there are.
+type SagaCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// topup, withdrawal, transfer, payment, refund, hold or release.
+	SagaType string `protobuf:"bytes,1,opt,name=saga_type,json=sagaType,proto3" json:"saga_type,omitempty"`
+	// in_progress, completed, compensating, compensated, failed or needs_attention.
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// A reason of billing.error.v1; absent where nothing failed.
+	ErrorReason *string `protobuf:"bytes,3,opt,name=error_reason,json=errorReason,proto3,oneof" json:"error_reason,omitempty"`
+	// How many.
+	Sagas int32 `protobuf:"varint,4,opt,name=sagas,proto3" json:"sagas,omitempty"`
+	// When the oldest of them began.
+	OldestAt      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=oldest_at,json=oldestAt,proto3" json:"oldest_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SagaCount) Reset() {
+	*x = SagaCount{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SagaCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SagaCount) ProtoMessage() {}
+
+func (x *SagaCount) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SagaCount.ProtoReflect.Descriptor instead.
+func (*SagaCount) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SagaCount) GetSagaType() string {
+	if x != nil {
+		return x.SagaType
+	}
+	return ""
+}
+
+func (x *SagaCount) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *SagaCount) GetErrorReason() string {
+	if x != nil && x.ErrorReason != nil {
+		return *x.ErrorReason
+	}
+	return ""
+}
+
+func (x *SagaCount) GetSagas() int32 {
+	if x != nil {
+		return x.Sagas
+	}
+	return 0
+}
+
+func (x *SagaCount) GetOldestAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldestAt
+	}
+	return nil
+}
+
+// RetrySagaRequest says which saga, and why.
+type RetrySagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// 1 to 256 characters: why. Kept in the timeline.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetrySagaRequest) Reset() {
+	*x = RetrySagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetrySagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetrySagaRequest) ProtoMessage() {}
+
+func (x *RetrySagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetrySagaRequest.ProtoReflect.Descriptor instead.
+func (*RetrySagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RetrySagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *RetrySagaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RetrySagaResponse carries the saga after the verb.
+type RetrySagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The saga.
+	Saga          *Saga `protobuf:"bytes,1,opt,name=saga,proto3" json:"saga,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetrySagaResponse) Reset() {
+	*x = RetrySagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetrySagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetrySagaResponse) ProtoMessage() {}
+
+func (x *RetrySagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetrySagaResponse.ProtoReflect.Descriptor instead.
+func (*RetrySagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RetrySagaResponse) GetSaga() *Saga {
+	if x != nil {
+		return x.Saga
+	}
+	return nil
+}
+
+// SkipSagaRequest says which saga, and why.
+type SkipSagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// 1 to 256 characters: why. Kept in the timeline.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipSagaRequest) Reset() {
+	*x = SkipSagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipSagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipSagaRequest) ProtoMessage() {}
+
+func (x *SkipSagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipSagaRequest.ProtoReflect.Descriptor instead.
+func (*SkipSagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SkipSagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *SkipSagaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SkipSagaResponse carries the saga after the verb.
+type SkipSagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The saga.
+	Saga          *Saga `protobuf:"bytes,1,opt,name=saga,proto3" json:"saga,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipSagaResponse) Reset() {
+	*x = SkipSagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipSagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipSagaResponse) ProtoMessage() {}
+
+func (x *SkipSagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipSagaResponse.ProtoReflect.Descriptor instead.
+func (*SkipSagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SkipSagaResponse) GetSaga() *Saga {
+	if x != nil {
+		return x.Saga
+	}
+	return nil
+}
+
+// CompensateSagaRequest says which saga, and why.
+type CompensateSagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// 1 to 256 characters: why. Kept in the timeline.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompensateSagaRequest) Reset() {
+	*x = CompensateSagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompensateSagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompensateSagaRequest) ProtoMessage() {}
+
+func (x *CompensateSagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompensateSagaRequest.ProtoReflect.Descriptor instead.
+func (*CompensateSagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CompensateSagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *CompensateSagaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CompensateSagaResponse carries the saga after the verb.
+type CompensateSagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The saga.
+	Saga          *Saga `protobuf:"bytes,1,opt,name=saga,proto3" json:"saga,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompensateSagaResponse) Reset() {
+	*x = CompensateSagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompensateSagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompensateSagaResponse) ProtoMessage() {}
+
+func (x *CompensateSagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompensateSagaResponse.ProtoReflect.Descriptor instead.
+func (*CompensateSagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CompensateSagaResponse) GetSaga() *Saga {
+	if x != nil {
+		return x.Saga
+	}
+	return nil
+}
+
+// ResumeSagaRequest says which saga, and why.
+type ResumeSagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// 1 to 256 characters: why. Kept in the timeline.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeSagaRequest) Reset() {
+	*x = ResumeSagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSagaRequest) ProtoMessage() {}
+
+func (x *ResumeSagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSagaRequest.ProtoReflect.Descriptor instead.
+func (*ResumeSagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ResumeSagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *ResumeSagaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ResumeSagaResponse carries the saga after the verb.
+type ResumeSagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The saga.
+	Saga          *Saga `protobuf:"bytes,1,opt,name=saga,proto3" json:"saga,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeSagaResponse) Reset() {
+	*x = ResumeSagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSagaResponse) ProtoMessage() {}
+
+func (x *ResumeSagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSagaResponse.ProtoReflect.Descriptor instead.
+func (*ResumeSagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ResumeSagaResponse) GetSaga() *Saga {
+	if x != nil {
+		return x.Saga
+	}
+	return nil
+}
+
+// ResolveSagaRequest says which saga, and why.
+type ResolveSagaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SagaId string `protobuf:"bytes,1,opt,name=saga_id,json=sagaId,proto3" json:"saga_id,omitempty"`
+	// 1 to 256 characters: why. Kept in the timeline.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveSagaRequest) Reset() {
+	*x = ResolveSagaRequest{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveSagaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveSagaRequest) ProtoMessage() {}
+
+func (x *ResolveSagaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveSagaRequest.ProtoReflect.Descriptor instead.
+func (*ResolveSagaRequest) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ResolveSagaRequest) GetSagaId() string {
+	if x != nil {
+		return x.SagaId
+	}
+	return ""
+}
+
+func (x *ResolveSagaRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ResolveSagaResponse carries the saga after the verb.
+type ResolveSagaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The saga.
+	Saga          *Saga `protobuf:"bytes,1,opt,name=saga,proto3" json:"saga,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveSagaResponse) Reset() {
+	*x = ResolveSagaResponse{}
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveSagaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveSagaResponse) ProtoMessage() {}
+
+func (x *ResolveSagaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_saga_v1_saga_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveSagaResponse.ProtoReflect.Descriptor instead.
+func (*ResolveSagaResponse) Descriptor() ([]byte, []int) {
+	return file_billing_saga_v1_saga_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ResolveSagaResponse) GetSaga() *Saga {
+	if x != nil {
+		return x.Saga
+	}
+	return nil
+}
+
 var File_billing_saga_v1_saga_proto protoreflect.FileDescriptor
 
 const file_billing_saga_v1_saga_proto_rawDesc = "" +
@@ -779,13 +1804,18 @@ const file_billing_saga_v1_saga_proto_rawDesc = "" +
 	"\x0eGetSagaRequest\x12\x17\n" +
 	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\"<\n" +
 	"\x0fGetSagaResponse\x12)\n" +
-	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"z\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"\xbe\x02\n" +
 	"\x10ListSagasRequest\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"h\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x05 \x01(\tR\taccountId\x12!\n" +
+	"\ferror_reason\x18\x06 \x01(\tR\verrorReason\x12=\n" +
+	"\fcreated_from\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedFrom\x12A\n" +
+	"\x0ecreated_before\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\"h\n" +
 	"\x11ListSagasResponse\x12+\n" +
 	"\x05sagas\x18\x01 \x03(\v2\x15.billing.saga.v1.SagaR\x05sagas\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
@@ -798,7 +1828,7 @@ const file_billing_saga_v1_saga_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x05H\x00R\x05after\x88\x01\x01B\b\n" +
 	"\x06_after\"E\n" +
 	"\x11WatchSagaResponse\x120\n" +
-	"\x05entry\x18\x01 \x01(\v2\x1a.billing.saga.v1.SagaEntryR\x05entry\"\xb1\x02\n" +
+	"\x05entry\x18\x01 \x01(\v2\x1a.billing.saga.v1.SagaEntryR\x05entry\"\xa0\x03\n" +
 	"\tSagaEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x17\n" +
@@ -806,14 +1836,92 @@ const file_billing_saga_v1_saga_proto_rawDesc = "" +
 	"\x06result\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x06result\x12&\n" +
 	"\ferror_reason\x18\x05 \x01(\tH\x01R\verrorReason\x88\x01\x01\x12(\n" +
 	"\rerror_message\x18\x06 \x01(\tH\x02R\ferrorMessage\x88\x01\x01\x128\n" +
-	"\ttimestamp\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ttimestampB\a\n" +
+	"\ttimestamp\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x17\n" +
+	"\x04verb\x18\b \x01(\tH\x03R\x04verb\x88\x01\x01\x12\x19\n" +
+	"\x05actor\x18\t \x01(\tH\x04R\x05actor\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tH\x05R\x06reason\x88\x01\x01B\a\n" +
 	"\x05_stepB\x0f\n" +
 	"\r_error_reasonB\x10\n" +
-	"\x0e_error_message2\x85\x02\n" +
+	"\x0e_error_messageB\a\n" +
+	"\x05_verbB\b\n" +
+	"\x06_actorB\t\n" +
+	"\a_reason\"1\n" +
+	"\x16GetSagaTimelineRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\"\x89\x02\n" +
+	"\x17GetSagaTimelineResponse\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x1b\n" +
+	"\tsaga_type\x18\x02 \x01(\tR\bsagaType\x12\x16\n" +
+	"\x06status\x18\x03 \x01(\tR\x06status\x12\x1f\n" +
+	"\vduration_ms\x18\x04 \x01(\x05R\n" +
+	"durationMs\x12\x18\n" +
+	"\aoverdue\x18\x05 \x01(\bR\aoverdue\x12/\n" +
+	"\x05steps\x18\x06 \x03(\v2\x19.billing.saga.v1.SagaStepR\x05steps\x124\n" +
+	"\aentries\x18\a \x03(\v2\x1a.billing.saga.v1.SagaEntryR\aentries\"\xe5\x01\n" +
+	"\bSagaStep\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x129\n" +
+	"\n" +
+	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1f\n" +
+	"\vduration_ms\x18\x05 \x01(\x05R\n" +
+	"durationMs\x12\x1a\n" +
+	"\battempts\x18\x06 \x01(\x05R\battempts\"\x83\x02\n" +
+	"\x11CountSagasRequest\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x03 \x01(\tR\taccountId\x12!\n" +
+	"\ferror_reason\x18\x04 \x01(\tR\verrorReason\x12=\n" +
+	"\fcreated_from\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedFrom\x12A\n" +
+	"\x0ecreated_before\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\"H\n" +
+	"\x12CountSagasResponse\x122\n" +
+	"\x06counts\x18\x01 \x03(\v2\x1a.billing.saga.v1.SagaCountR\x06counts\"\xc8\x01\n" +
+	"\tSagaCount\x12\x1b\n" +
+	"\tsaga_type\x18\x01 \x01(\tR\bsagaType\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12&\n" +
+	"\ferror_reason\x18\x03 \x01(\tH\x00R\verrorReason\x88\x01\x01\x12\x14\n" +
+	"\x05sagas\x18\x04 \x01(\x05R\x05sagas\x127\n" +
+	"\toldest_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\boldestAtB\x0f\n" +
+	"\r_error_reason\"C\n" +
+	"\x10RetrySagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\">\n" +
+	"\x11RetrySagaResponse\x12)\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"B\n" +
+	"\x0fSkipSagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"=\n" +
+	"\x10SkipSagaResponse\x12)\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"H\n" +
+	"\x15CompensateSagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"C\n" +
+	"\x16CompensateSagaResponse\x12)\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"D\n" +
+	"\x11ResumeSagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"?\n" +
+	"\x12ResumeSagaResponse\x12)\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga\"E\n" +
+	"\x12ResolveSagaRequest\x12\x17\n" +
+	"\asaga_id\x18\x01 \x01(\tR\x06sagaId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"@\n" +
+	"\x13ResolveSagaResponse\x12)\n" +
+	"\x04saga\x18\x01 \x01(\v2\x15.billing.saga.v1.SagaR\x04saga2\xfb\x06\n" +
 	"\vSagaService\x12L\n" +
 	"\aGetSaga\x12\x1f.billing.saga.v1.GetSagaRequest\x1a .billing.saga.v1.GetSagaResponse\x12R\n" +
 	"\tListSagas\x12!.billing.saga.v1.ListSagasRequest\x1a\".billing.saga.v1.ListSagasResponse\x12T\n" +
-	"\tWatchSaga\x12!.billing.saga.v1.WatchSagaRequest\x1a\".billing.saga.v1.WatchSagaResponse0\x012k\n" +
+	"\tWatchSaga\x12!.billing.saga.v1.WatchSagaRequest\x1a\".billing.saga.v1.WatchSagaResponse0\x01\x12d\n" +
+	"\x0fGetSagaTimeline\x12'.billing.saga.v1.GetSagaTimelineRequest\x1a(.billing.saga.v1.GetSagaTimelineResponse\x12U\n" +
+	"\n" +
+	"CountSagas\x12\".billing.saga.v1.CountSagasRequest\x1a#.billing.saga.v1.CountSagasResponse\x12R\n" +
+	"\tRetrySaga\x12!.billing.saga.v1.RetrySagaRequest\x1a\".billing.saga.v1.RetrySagaResponse\x12O\n" +
+	"\bSkipSaga\x12 .billing.saga.v1.SkipSagaRequest\x1a!.billing.saga.v1.SkipSagaResponse\x12a\n" +
+	"\x0eCompensateSaga\x12&.billing.saga.v1.CompensateSagaRequest\x1a'.billing.saga.v1.CompensateSagaResponse\x12U\n" +
+	"\n" +
+	"ResumeSaga\x12\".billing.saga.v1.ResumeSagaRequest\x1a#.billing.saga.v1.ResumeSagaResponse\x12X\n" +
+	"\vResolveSaga\x12#.billing.saga.v1.ResolveSagaRequest\x1a$.billing.saga.v1.ResolveSagaResponse2k\n" +
 	"\x12SagaTriggerService\x12U\n" +
 	"\n" +
 	"EnsureSaga\x12\".billing.saga.v1.EnsureSagaRequest\x1a#.billing.saga.v1.EnsureSagaResponseB9Z7example.com/billing/proto/gen/go/billing/saga/v1;sagav1b\x06proto3"
@@ -830,49 +1938,94 @@ func file_billing_saga_v1_saga_proto_rawDescGZIP() []byte {
 	return file_billing_saga_v1_saga_proto_rawDescData
 }
 
-var file_billing_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_billing_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_billing_saga_v1_saga_proto_goTypes = []any{
-	(*Saga)(nil),                  // 0: billing.saga.v1.Saga
-	(*CompensationAction)(nil),    // 1: billing.saga.v1.CompensationAction
-	(*GetSagaRequest)(nil),        // 2: billing.saga.v1.GetSagaRequest
-	(*GetSagaResponse)(nil),       // 3: billing.saga.v1.GetSagaResponse
-	(*ListSagasRequest)(nil),      // 4: billing.saga.v1.ListSagasRequest
-	(*ListSagasResponse)(nil),     // 5: billing.saga.v1.ListSagasResponse
-	(*EnsureSagaRequest)(nil),     // 6: billing.saga.v1.EnsureSagaRequest
-	(*EnsureSagaResponse)(nil),    // 7: billing.saga.v1.EnsureSagaResponse
-	(*WatchSagaRequest)(nil),      // 8: billing.saga.v1.WatchSagaRequest
-	(*WatchSagaResponse)(nil),     // 9: billing.saga.v1.WatchSagaResponse
-	(*SagaEntry)(nil),             // 10: billing.saga.v1.SagaEntry
-	nil,                           // 11: billing.saga.v1.Saga.ResultsEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 13: google.protobuf.Struct
+	(*Saga)(nil),                    // 0: billing.saga.v1.Saga
+	(*CompensationAction)(nil),      // 1: billing.saga.v1.CompensationAction
+	(*GetSagaRequest)(nil),          // 2: billing.saga.v1.GetSagaRequest
+	(*GetSagaResponse)(nil),         // 3: billing.saga.v1.GetSagaResponse
+	(*ListSagasRequest)(nil),        // 4: billing.saga.v1.ListSagasRequest
+	(*ListSagasResponse)(nil),       // 5: billing.saga.v1.ListSagasResponse
+	(*EnsureSagaRequest)(nil),       // 6: billing.saga.v1.EnsureSagaRequest
+	(*EnsureSagaResponse)(nil),      // 7: billing.saga.v1.EnsureSagaResponse
+	(*WatchSagaRequest)(nil),        // 8: billing.saga.v1.WatchSagaRequest
+	(*WatchSagaResponse)(nil),       // 9: billing.saga.v1.WatchSagaResponse
+	(*SagaEntry)(nil),               // 10: billing.saga.v1.SagaEntry
+	(*GetSagaTimelineRequest)(nil),  // 11: billing.saga.v1.GetSagaTimelineRequest
+	(*GetSagaTimelineResponse)(nil), // 12: billing.saga.v1.GetSagaTimelineResponse
+	(*SagaStep)(nil),                // 13: billing.saga.v1.SagaStep
+	(*CountSagasRequest)(nil),       // 14: billing.saga.v1.CountSagasRequest
+	(*CountSagasResponse)(nil),      // 15: billing.saga.v1.CountSagasResponse
+	(*SagaCount)(nil),               // 16: billing.saga.v1.SagaCount
+	(*RetrySagaRequest)(nil),        // 17: billing.saga.v1.RetrySagaRequest
+	(*RetrySagaResponse)(nil),       // 18: billing.saga.v1.RetrySagaResponse
+	(*SkipSagaRequest)(nil),         // 19: billing.saga.v1.SkipSagaRequest
+	(*SkipSagaResponse)(nil),        // 20: billing.saga.v1.SkipSagaResponse
+	(*CompensateSagaRequest)(nil),   // 21: billing.saga.v1.CompensateSagaRequest
+	(*CompensateSagaResponse)(nil),  // 22: billing.saga.v1.CompensateSagaResponse
+	(*ResumeSagaRequest)(nil),       // 23: billing.saga.v1.ResumeSagaRequest
+	(*ResumeSagaResponse)(nil),      // 24: billing.saga.v1.ResumeSagaResponse
+	(*ResolveSagaRequest)(nil),      // 25: billing.saga.v1.ResolveSagaRequest
+	(*ResolveSagaResponse)(nil),     // 26: billing.saga.v1.ResolveSagaResponse
+	nil,                             // 27: billing.saga.v1.Saga.ResultsEntry
+	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),         // 29: google.protobuf.Struct
 }
 var file_billing_saga_v1_saga_proto_depIdxs = []int32{
-	11, // 0: billing.saga.v1.Saga.results:type_name -> billing.saga.v1.Saga.ResultsEntry
+	27, // 0: billing.saga.v1.Saga.results:type_name -> billing.saga.v1.Saga.ResultsEntry
 	1,  // 1: billing.saga.v1.Saga.compensation_actions:type_name -> billing.saga.v1.CompensationAction
-	12, // 2: billing.saga.v1.Saga.created_at:type_name -> google.protobuf.Timestamp
-	12, // 3: billing.saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
-	13, // 4: billing.saga.v1.CompensationAction.result:type_name -> google.protobuf.Struct
-	12, // 5: billing.saga.v1.CompensationAction.timestamp:type_name -> google.protobuf.Timestamp
+	28, // 2: billing.saga.v1.Saga.created_at:type_name -> google.protobuf.Timestamp
+	28, // 3: billing.saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
+	29, // 4: billing.saga.v1.CompensationAction.result:type_name -> google.protobuf.Struct
+	28, // 5: billing.saga.v1.CompensationAction.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 6: billing.saga.v1.GetSagaResponse.saga:type_name -> billing.saga.v1.Saga
-	0,  // 7: billing.saga.v1.ListSagasResponse.sagas:type_name -> billing.saga.v1.Saga
-	10, // 8: billing.saga.v1.WatchSagaResponse.entry:type_name -> billing.saga.v1.SagaEntry
-	13, // 9: billing.saga.v1.SagaEntry.result:type_name -> google.protobuf.Struct
-	12, // 10: billing.saga.v1.SagaEntry.timestamp:type_name -> google.protobuf.Timestamp
-	13, // 11: billing.saga.v1.Saga.ResultsEntry.value:type_name -> google.protobuf.Struct
-	2,  // 12: billing.saga.v1.SagaService.GetSaga:input_type -> billing.saga.v1.GetSagaRequest
-	4,  // 13: billing.saga.v1.SagaService.ListSagas:input_type -> billing.saga.v1.ListSagasRequest
-	8,  // 14: billing.saga.v1.SagaService.WatchSaga:input_type -> billing.saga.v1.WatchSagaRequest
-	6,  // 15: billing.saga.v1.SagaTriggerService.EnsureSaga:input_type -> billing.saga.v1.EnsureSagaRequest
-	3,  // 16: billing.saga.v1.SagaService.GetSaga:output_type -> billing.saga.v1.GetSagaResponse
-	5,  // 17: billing.saga.v1.SagaService.ListSagas:output_type -> billing.saga.v1.ListSagasResponse
-	9,  // 18: billing.saga.v1.SagaService.WatchSaga:output_type -> billing.saga.v1.WatchSagaResponse
-	7,  // 19: billing.saga.v1.SagaTriggerService.EnsureSaga:output_type -> billing.saga.v1.EnsureSagaResponse
-	16, // [16:20] is the sub-list for method output_type
-	12, // [12:16] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	28, // 7: billing.saga.v1.ListSagasRequest.created_from:type_name -> google.protobuf.Timestamp
+	28, // 8: billing.saga.v1.ListSagasRequest.created_before:type_name -> google.protobuf.Timestamp
+	0,  // 9: billing.saga.v1.ListSagasResponse.sagas:type_name -> billing.saga.v1.Saga
+	10, // 10: billing.saga.v1.WatchSagaResponse.entry:type_name -> billing.saga.v1.SagaEntry
+	29, // 11: billing.saga.v1.SagaEntry.result:type_name -> google.protobuf.Struct
+	28, // 12: billing.saga.v1.SagaEntry.timestamp:type_name -> google.protobuf.Timestamp
+	13, // 13: billing.saga.v1.GetSagaTimelineResponse.steps:type_name -> billing.saga.v1.SagaStep
+	10, // 14: billing.saga.v1.GetSagaTimelineResponse.entries:type_name -> billing.saga.v1.SagaEntry
+	28, // 15: billing.saga.v1.SagaStep.started_at:type_name -> google.protobuf.Timestamp
+	28, // 16: billing.saga.v1.SagaStep.ended_at:type_name -> google.protobuf.Timestamp
+	28, // 17: billing.saga.v1.CountSagasRequest.created_from:type_name -> google.protobuf.Timestamp
+	28, // 18: billing.saga.v1.CountSagasRequest.created_before:type_name -> google.protobuf.Timestamp
+	16, // 19: billing.saga.v1.CountSagasResponse.counts:type_name -> billing.saga.v1.SagaCount
+	28, // 20: billing.saga.v1.SagaCount.oldest_at:type_name -> google.protobuf.Timestamp
+	0,  // 21: billing.saga.v1.RetrySagaResponse.saga:type_name -> billing.saga.v1.Saga
+	0,  // 22: billing.saga.v1.SkipSagaResponse.saga:type_name -> billing.saga.v1.Saga
+	0,  // 23: billing.saga.v1.CompensateSagaResponse.saga:type_name -> billing.saga.v1.Saga
+	0,  // 24: billing.saga.v1.ResumeSagaResponse.saga:type_name -> billing.saga.v1.Saga
+	0,  // 25: billing.saga.v1.ResolveSagaResponse.saga:type_name -> billing.saga.v1.Saga
+	29, // 26: billing.saga.v1.Saga.ResultsEntry.value:type_name -> google.protobuf.Struct
+	2,  // 27: billing.saga.v1.SagaService.GetSaga:input_type -> billing.saga.v1.GetSagaRequest
+	4,  // 28: billing.saga.v1.SagaService.ListSagas:input_type -> billing.saga.v1.ListSagasRequest
+	8,  // 29: billing.saga.v1.SagaService.WatchSaga:input_type -> billing.saga.v1.WatchSagaRequest
+	11, // 30: billing.saga.v1.SagaService.GetSagaTimeline:input_type -> billing.saga.v1.GetSagaTimelineRequest
+	14, // 31: billing.saga.v1.SagaService.CountSagas:input_type -> billing.saga.v1.CountSagasRequest
+	17, // 32: billing.saga.v1.SagaService.RetrySaga:input_type -> billing.saga.v1.RetrySagaRequest
+	19, // 33: billing.saga.v1.SagaService.SkipSaga:input_type -> billing.saga.v1.SkipSagaRequest
+	21, // 34: billing.saga.v1.SagaService.CompensateSaga:input_type -> billing.saga.v1.CompensateSagaRequest
+	23, // 35: billing.saga.v1.SagaService.ResumeSaga:input_type -> billing.saga.v1.ResumeSagaRequest
+	25, // 36: billing.saga.v1.SagaService.ResolveSaga:input_type -> billing.saga.v1.ResolveSagaRequest
+	6,  // 37: billing.saga.v1.SagaTriggerService.EnsureSaga:input_type -> billing.saga.v1.EnsureSagaRequest
+	3,  // 38: billing.saga.v1.SagaService.GetSaga:output_type -> billing.saga.v1.GetSagaResponse
+	5,  // 39: billing.saga.v1.SagaService.ListSagas:output_type -> billing.saga.v1.ListSagasResponse
+	9,  // 40: billing.saga.v1.SagaService.WatchSaga:output_type -> billing.saga.v1.WatchSagaResponse
+	12, // 41: billing.saga.v1.SagaService.GetSagaTimeline:output_type -> billing.saga.v1.GetSagaTimelineResponse
+	15, // 42: billing.saga.v1.SagaService.CountSagas:output_type -> billing.saga.v1.CountSagasResponse
+	18, // 43: billing.saga.v1.SagaService.RetrySaga:output_type -> billing.saga.v1.RetrySagaResponse
+	20, // 44: billing.saga.v1.SagaService.SkipSaga:output_type -> billing.saga.v1.SkipSagaResponse
+	22, // 45: billing.saga.v1.SagaService.CompensateSaga:output_type -> billing.saga.v1.CompensateSagaResponse
+	24, // 46: billing.saga.v1.SagaService.ResumeSaga:output_type -> billing.saga.v1.ResumeSagaResponse
+	26, // 47: billing.saga.v1.SagaService.ResolveSaga:output_type -> billing.saga.v1.ResolveSagaResponse
+	7,  // 48: billing.saga.v1.SagaTriggerService.EnsureSaga:output_type -> billing.saga.v1.EnsureSagaResponse
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_billing_saga_v1_saga_proto_init() }
@@ -883,13 +2036,14 @@ func file_billing_saga_v1_saga_proto_init() {
 	file_billing_saga_v1_saga_proto_msgTypes[0].OneofWrappers = []any{}
 	file_billing_saga_v1_saga_proto_msgTypes[8].OneofWrappers = []any{}
 	file_billing_saga_v1_saga_proto_msgTypes[10].OneofWrappers = []any{}
+	file_billing_saga_v1_saga_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_saga_v1_saga_proto_rawDesc), len(file_billing_saga_v1_saga_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -19,9 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SagaService_GetSaga_FullMethodName   = "/billing.saga.v1.SagaService/GetSaga"
-	SagaService_ListSagas_FullMethodName = "/billing.saga.v1.SagaService/ListSagas"
-	SagaService_WatchSaga_FullMethodName = "/billing.saga.v1.SagaService/WatchSaga"
+	SagaService_GetSaga_FullMethodName         = "/billing.saga.v1.SagaService/GetSaga"
+	SagaService_ListSagas_FullMethodName       = "/billing.saga.v1.SagaService/ListSagas"
+	SagaService_WatchSaga_FullMethodName       = "/billing.saga.v1.SagaService/WatchSaga"
+	SagaService_GetSagaTimeline_FullMethodName = "/billing.saga.v1.SagaService/GetSagaTimeline"
+	SagaService_CountSagas_FullMethodName      = "/billing.saga.v1.SagaService/CountSagas"
+	SagaService_RetrySaga_FullMethodName       = "/billing.saga.v1.SagaService/RetrySaga"
+	SagaService_SkipSaga_FullMethodName        = "/billing.saga.v1.SagaService/SkipSaga"
+	SagaService_CompensateSaga_FullMethodName  = "/billing.saga.v1.SagaService/CompensateSaga"
+	SagaService_ResumeSaga_FullMethodName      = "/billing.saga.v1.SagaService/ResumeSaga"
+	SagaService_ResolveSaga_FullMethodName     = "/billing.saga.v1.SagaService/ResolveSaga"
 )
 
 // SagaServiceClient is the client API for SagaService service.
@@ -37,6 +44,23 @@ type SagaServiceClient interface {
 	// WatchSaga sends everything that happened to a saga behind an entry's id, in order, and goes on as more happens, until the
 	// saga has ended. Resume with the id of the last entry received: nothing is missed, nothing comes twice.
 	WatchSaga(ctx context.Context, in *WatchSagaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSagaResponse], error)
+	// GetSagaTimeline tells everything that happened to a saga, in order, and how long each step took.
+	GetSagaTimeline(ctx context.Context, in *GetSagaTimelineRequest, opts ...grpc.CallOption) (*GetSagaTimelineResponse, error)
+	// CountSagas counts sagas by type, status and error reason. Sagas that need attention and those under way are counted by
+	// an index; to count those that have ended, the sagas of the time asked for are read.
+	CountSagas(ctx context.Context, in *CountSagasRequest, opts ...grpc.CallOption) (*CountSagasResponse, error)
+	// RetrySaga has a saga that needs attention do again what it stopped at.
+	RetrySaga(ctx context.Context, in *RetrySagaRequest, opts ...grpc.CallOption) (*RetrySagaResponse, error)
+	// SkipSaga has a saga that needs attention go on as if what it stopped at was done. Refused for steps that move money, unless their
+	// register says that skipping changes nothing.
+	SkipSaga(ctx context.Context, in *SkipSagaRequest, opts ...grpc.CallOption) (*SkipSagaResponse, error)
+	// CompensateSaga gives up a saga that is under way or needs attention: what was done is undone. Refused once the pivot is done.
+	CompensateSaga(ctx context.Context, in *CompensateSagaRequest, opts ...grpc.CallOption) (*CompensateSagaResponse, error)
+	// ResumeSaga sends a saga that needs attention forward. Refused where a step never can be done, or undoing has begun.
+	ResumeSaga(ctx context.Context, in *ResumeSagaRequest, opts ...grpc.CallOption) (*ResumeSagaResponse, error)
+	// ResolveSaga ends a saga that needs attention as what its registers say: completed where all is in effect, compensated or failed
+	// where nothing is. Refused where money would stay in transit.
+	ResolveSaga(ctx context.Context, in *ResolveSagaRequest, opts ...grpc.CallOption) (*ResolveSagaResponse, error)
 }
 
 type sagaServiceClient struct {
@@ -86,6 +110,76 @@ func (c *sagaServiceClient) WatchSaga(ctx context.Context, in *WatchSagaRequest,
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SagaService_WatchSagaClient = grpc.ServerStreamingClient[WatchSagaResponse]
 
+func (c *sagaServiceClient) GetSagaTimeline(ctx context.Context, in *GetSagaTimelineRequest, opts ...grpc.CallOption) (*GetSagaTimelineResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSagaTimelineResponse)
+	err := c.cc.Invoke(ctx, SagaService_GetSagaTimeline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) CountSagas(ctx context.Context, in *CountSagasRequest, opts ...grpc.CallOption) (*CountSagasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountSagasResponse)
+	err := c.cc.Invoke(ctx, SagaService_CountSagas_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) RetrySaga(ctx context.Context, in *RetrySagaRequest, opts ...grpc.CallOption) (*RetrySagaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetrySagaResponse)
+	err := c.cc.Invoke(ctx, SagaService_RetrySaga_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) SkipSaga(ctx context.Context, in *SkipSagaRequest, opts ...grpc.CallOption) (*SkipSagaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SkipSagaResponse)
+	err := c.cc.Invoke(ctx, SagaService_SkipSaga_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) CompensateSaga(ctx context.Context, in *CompensateSagaRequest, opts ...grpc.CallOption) (*CompensateSagaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompensateSagaResponse)
+	err := c.cc.Invoke(ctx, SagaService_CompensateSaga_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) ResumeSaga(ctx context.Context, in *ResumeSagaRequest, opts ...grpc.CallOption) (*ResumeSagaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeSagaResponse)
+	err := c.cc.Invoke(ctx, SagaService_ResumeSaga_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sagaServiceClient) ResolveSaga(ctx context.Context, in *ResolveSagaRequest, opts ...grpc.CallOption) (*ResolveSagaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveSagaResponse)
+	err := c.cc.Invoke(ctx, SagaService_ResolveSaga_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SagaServiceServer is the server API for SagaService service.
 // All implementations must embed UnimplementedSagaServiceServer
 // for forward compatibility.
@@ -99,6 +193,23 @@ type SagaServiceServer interface {
 	// WatchSaga sends everything that happened to a saga behind an entry's id, in order, and goes on as more happens, until the
 	// saga has ended. Resume with the id of the last entry received: nothing is missed, nothing comes twice.
 	WatchSaga(*WatchSagaRequest, grpc.ServerStreamingServer[WatchSagaResponse]) error
+	// GetSagaTimeline tells everything that happened to a saga, in order, and how long each step took.
+	GetSagaTimeline(context.Context, *GetSagaTimelineRequest) (*GetSagaTimelineResponse, error)
+	// CountSagas counts sagas by type, status and error reason. Sagas that need attention and those under way are counted by
+	// an index; to count those that have ended, the sagas of the time asked for are read.
+	CountSagas(context.Context, *CountSagasRequest) (*CountSagasResponse, error)
+	// RetrySaga has a saga that needs attention do again what it stopped at.
+	RetrySaga(context.Context, *RetrySagaRequest) (*RetrySagaResponse, error)
+	// SkipSaga has a saga that needs attention go on as if what it stopped at was done. Refused for steps that move money, unless their
+	// register says that skipping changes nothing.
+	SkipSaga(context.Context, *SkipSagaRequest) (*SkipSagaResponse, error)
+	// CompensateSaga gives up a saga that is under way or needs attention: what was done is undone. Refused once the pivot is done.
+	CompensateSaga(context.Context, *CompensateSagaRequest) (*CompensateSagaResponse, error)
+	// ResumeSaga sends a saga that needs attention forward. Refused where a step never can be done, or undoing has begun.
+	ResumeSaga(context.Context, *ResumeSagaRequest) (*ResumeSagaResponse, error)
+	// ResolveSaga ends a saga that needs attention as what its registers say: completed where all is in effect, compensated or failed
+	// where nothing is. Refused where money would stay in transit.
+	ResolveSaga(context.Context, *ResolveSagaRequest) (*ResolveSagaResponse, error)
 	mustEmbedUnimplementedSagaServiceServer()
 }
 
@@ -117,6 +228,27 @@ func (UnimplementedSagaServiceServer) ListSagas(context.Context, *ListSagasReque
 }
 func (UnimplementedSagaServiceServer) WatchSaga(*WatchSagaRequest, grpc.ServerStreamingServer[WatchSagaResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchSaga not implemented")
+}
+func (UnimplementedSagaServiceServer) GetSagaTimeline(context.Context, *GetSagaTimelineRequest) (*GetSagaTimelineResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSagaTimeline not implemented")
+}
+func (UnimplementedSagaServiceServer) CountSagas(context.Context, *CountSagasRequest) (*CountSagasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountSagas not implemented")
+}
+func (UnimplementedSagaServiceServer) RetrySaga(context.Context, *RetrySagaRequest) (*RetrySagaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetrySaga not implemented")
+}
+func (UnimplementedSagaServiceServer) SkipSaga(context.Context, *SkipSagaRequest) (*SkipSagaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SkipSaga not implemented")
+}
+func (UnimplementedSagaServiceServer) CompensateSaga(context.Context, *CompensateSagaRequest) (*CompensateSagaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompensateSaga not implemented")
+}
+func (UnimplementedSagaServiceServer) ResumeSaga(context.Context, *ResumeSagaRequest) (*ResumeSagaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeSaga not implemented")
+}
+func (UnimplementedSagaServiceServer) ResolveSaga(context.Context, *ResolveSagaRequest) (*ResolveSagaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResolveSaga not implemented")
 }
 func (UnimplementedSagaServiceServer) mustEmbedUnimplementedSagaServiceServer() {}
 func (UnimplementedSagaServiceServer) testEmbeddedByValue()                     {}
@@ -186,6 +318,132 @@ func _SagaService_WatchSaga_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SagaService_WatchSagaServer = grpc.ServerStreamingServer[WatchSagaResponse]
 
+func _SagaService_GetSagaTimeline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSagaTimelineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).GetSagaTimeline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_GetSagaTimeline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).GetSagaTimeline(ctx, req.(*GetSagaTimelineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_CountSagas_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountSagasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).CountSagas(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_CountSagas_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).CountSagas(ctx, req.(*CountSagasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_RetrySaga_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetrySagaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).RetrySaga(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_RetrySaga_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).RetrySaga(ctx, req.(*RetrySagaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_SkipSaga_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SkipSagaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).SkipSaga(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_SkipSaga_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).SkipSaga(ctx, req.(*SkipSagaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_CompensateSaga_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompensateSagaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).CompensateSaga(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_CompensateSaga_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).CompensateSaga(ctx, req.(*CompensateSagaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_ResumeSaga_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeSagaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).ResumeSaga(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_ResumeSaga_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).ResumeSaga(ctx, req.(*ResumeSagaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SagaService_ResolveSaga_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveSagaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SagaServiceServer).ResolveSaga(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SagaService_ResolveSaga_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SagaServiceServer).ResolveSaga(ctx, req.(*ResolveSagaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SagaService_ServiceDesc is the grpc.ServiceDesc for SagaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +458,34 @@ var SagaService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSagas",
 			Handler:    _SagaService_ListSagas_Handler,
+		},
+		{
+			MethodName: "GetSagaTimeline",
+			Handler:    _SagaService_GetSagaTimeline_Handler,
+		},
+		{
+			MethodName: "CountSagas",
+			Handler:    _SagaService_CountSagas_Handler,
+		},
+		{
+			MethodName: "RetrySaga",
+			Handler:    _SagaService_RetrySaga_Handler,
+		},
+		{
+			MethodName: "SkipSaga",
+			Handler:    _SagaService_SkipSaga_Handler,
+		},
+		{
+			MethodName: "CompensateSaga",
+			Handler:    _SagaService_CompensateSaga_Handler,
+		},
+		{
+			MethodName: "ResumeSaga",
+			Handler:    _SagaService_ResumeSaga_Handler,
+		},
+		{
+			MethodName: "ResolveSaga",
+			Handler:    _SagaService_ResolveSaga_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
