@@ -173,8 +173,19 @@ func (l Lanes) decide(ctx context.Context, what, id string, change func(tx pgx.T
 	return row, espg.Classify(what+" "+l.Table, err)
 }
 
-func (l Lanes) get(ctx context.Context, tx pgx.Tx, id string) (Row, error) {
-	rows, err := tx.Query(ctx, `SELECT `+l.columns()+` FROM `+l.Table+` WHERE id = $1`, id)
+// Get returns a row. Errors: ErrUnknown.
+func (l Lanes) Get(ctx context.Context, id string) (Row, error) {
+	row, err := l.get(ctx, l.Pool, id)
+	if errors.Is(err, ErrUnknown) {
+		return row, err
+	}
+	return row, espg.Classify("read "+l.Table, err)
+}
+
+func (l Lanes) get(ctx context.Context, from interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, id string) (Row, error) {
+	rows, err := from.Query(ctx, `SELECT `+l.columns()+` FROM `+l.Table+` WHERE id = $1`, id)
 	if err != nil {
 		return Row{}, err
 	}

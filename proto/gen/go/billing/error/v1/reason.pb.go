@@ -107,6 +107,10 @@ const (
 	Reason_REASON_CAPTURE_EXCEEDS_HOLD Reason = 38
 	// A hold is not released while a capture of it is under way.
 	Reason_REASON_CAPTURE_UNDER_WAY Reason = 39
+	// Nothing parked has this id.
+	Reason_REASON_PARKED_NOT_FOUND Reason = 40
+	// An event of the service's own history, or a message that was handled after all, is not given up.
+	Reason_REASON_NOT_DISCARDABLE Reason = 41
 )
 
 // Enum value maps for Reason.
@@ -152,6 +156,8 @@ var (
 		37: "REASON_HOLD_NOT_ACTIVE",
 		38: "REASON_CAPTURE_EXCEEDS_HOLD",
 		39: "REASON_CAPTURE_UNDER_WAY",
+		40: "REASON_PARKED_NOT_FOUND",
+		41: "REASON_NOT_DISCARDABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":              0,
@@ -194,6 +200,8 @@ var (
 		"REASON_HOLD_NOT_ACTIVE":          37,
 		"REASON_CAPTURE_EXCEEDS_HOLD":     38,
 		"REASON_CAPTURE_UNDER_WAY":        39,
+		"REASON_PARKED_NOT_FOUND":         40,
+		"REASON_NOT_DISCARDABLE":          41,
 	}
 )
 
@@ -315,7 +323,7 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\aMapping\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\x05R\x04http\x12\x14\n" +
-	"\x05title\x18\x03 \x01(\tR\x05title*\xbf\x1b\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title*\xea\x1c\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12Q\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a4\x8a\xb5\x180\n" +
@@ -396,7 +404,11 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\x1bREASON_CAPTURE_EXCEEDS_HOLD\x10&\x1aA\x8a\xb5\x18=\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#The captures would exceed the hold.\x12_\n" +
 	"\x18REASON_CAPTURE_UNDER_WAY\x10'\x1aA\x8a\xb5\x18=\n" +
-	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#A capture of the hold is under way.:X\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#A capture of the hold is under way.\x12O\n" +
+	"\x17REASON_PARKED_NOT_FOUND\x10(\x1a2\x8a\xb5\x18.\n" +
+	"\tNOT_FOUND\x10\x94\x03\x1a\x1eThere is no such parked event.\x12X\n" +
+	"\x16REASON_NOT_DISCARDABLE\x10)\x1a<\x8a\xb5\x188\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1eThe event cannot be discarded.:X\n" +
 	"\amapping\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\v2\x19.billing.error.v1.MappingR\amappingB;Z9example.com/billing/proto/gen/go/billing/error/v1;errorv1b\x06proto3"
 
 var (
