@@ -179,8 +179,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func broker(t *testing.T) (kafka.Config, string) {
 	t.Helper()
 	cfg, topic := kafka.Config{ClientID: "test", Log: slog.New(slog.DiscardHandler)}, "inbox-"+uuid.NewString()
-	if real := os.Getenv("BILLING_TEST_KAFKA_BROKERS"); real != "" {
-		cfg.Brokers = strings.Split(real, ",")
+	if brokers := os.Getenv("BILLING_TEST_KAFKA_BROKERS"); brokers != "" {
+		cfg.Brokers = strings.Split(brokers, ",")
 	} else {
 		fake, err := kfake.NewCluster(kfake.NumBrokers(1))
 		must(t, err)

@@ -21,14 +21,12 @@ func (i *Inbox) Run(ctx context.Context) error {
 		wait := i.PollInterval
 		moved, err := i.handOut(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
+		case err != nil && ctx.Err() == nil:
 			wait = retry.NextBackOff()
 			i.Log.Warn("inbox: requeued messages are tried again", "error", err, "again_in", wait)
 		case moved:
 			wait = 0
-			fallthrough
+			retry.Reset()
 		default:
 			retry.Reset()
 		}

@@ -79,7 +79,7 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 	var code atomic.Int32
 	fake.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
 		fake.KeepControl()
-		return refuse(req, int16(code.Load()), func(int32) bool { return true }), nil, true //nolint:gosec // an error code
+		return refuse(req, int16(code.Load()), func(int32) bool { return true }), nil, true
 	})
 	for _, c := range []struct {
 		err  *kerr.Error

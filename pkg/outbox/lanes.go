@@ -26,13 +26,15 @@ func Lanes(pool *pgxpool.Pool) parking.Lanes {
 const laneIsParked = `EXISTS (SELECT FROM outbox_parked w WHERE w.stream_id = e.stream_id AND w.stream_type = e.stream_type AND w.done_at IS NULL)`
 
 // parkRows parks the events at the positions $1. That at $2 was refused $3 times, by $4; the others wait behind their lanes,
-// with the lanes' status: what comes behind a lane on its way goes with it.
-const parkRows = `INSERT INTO outbox_parked (id, position, stream_type, stream_id, version, event_type, attempts, last_error, parked_at, status)
+// with the lanes' status: what comes behind a lane on its way goes with it. One that was through before is published once more,
+// from a checkpoint that was set back.
+const parkRows = `INSERT INTO outbox_parked AS p (id, position, stream_type, stream_id, version, event_type, attempts, last_error, parked_at, status)
 	SELECT e.event_id, e.position, e.stream_type, e.stream_id, e.version, e.event_type, CASE WHEN e.position = $2 THEN $3::int ELSE 0 END,
 	       CASE WHEN e.position = $2 THEN $4::text END, clock_timestamp(),
 	       coalesce((SELECT w.status FROM outbox_parked w WHERE w.stream_id = e.stream_id AND w.stream_type = e.stream_type AND w.done_at IS NULL LIMIT 1), 'parked')
 	FROM es_event e WHERE e.position = ANY($1::bigint[])
-	ON CONFLICT (position) DO NOTHING`
+	ON CONFLICT (position) DO UPDATE SET status = excluded.status, attempts = p.attempts + excluded.attempts, last_error = excluded.last_error, done_at = NULL
+	WHERE p.done_at IS NOT NULL`
 
 // requeued returns the events that a person sent on their way again, each lane in order.
 func (t table) requeued(ctx context.Context, prefix string, limit int) ([]event, error) {
@@ -58,6 +60,7 @@ func (r *Relay) park(ctx context.Context, l *lease, position int64, attempts int
 	}
 	err := r.table.change(ctx, l.epoch, to, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 		b.Queue(parkRows, []int64{position}, position, attempts, parking.Text(cause.Error()))
+		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0`)
 	})
 	if err == nil {
 		l.position = to

@@ -78,8 +78,8 @@ func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
 func limited(t *testing.T) (cfg kafka.Config, prefix string, limit func(bytes string)) {
 	t.Helper()
 	cfg, prefix = broker(t), "billing"
-	if real := os.Getenv("BILLING_TEST_KAFKA_BROKERS"); real != "" {
-		cfg.Brokers, prefix = strings.Split(real, ","), "outbox-"+uuid.NewString()
+	if brokers := os.Getenv("BILLING_TEST_KAFKA_BROKERS"); brokers != "" {
+		cfg.Brokers, prefix = strings.Split(brokers, ","), "outbox-"+uuid.NewString()
 		if err := kafka.EnsureTopics(t.Context(), cfg, kafka.Topic{Name: Topic(prefix, "Account"), Partitions: 3}); err != nil {
 			t.Fatal(err)
 		}
@@ -371,6 +371,20 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
+	}
+}
+
+// The checkpoint was set back, to publish everything again: what was parked before and is through may be refused once more.
+func TestPublishingAgainParksAgain(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{first} }), RetryMax: time.Millisecond})
+	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	exec(t, pool, `UPDATE outbox_parked SET status = 'requeued', done_at = clock_timestamp(); UPDATE outbox_relay SET position = 0`)
+	eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
+	if got := parked(t, pool); got[0].ID != first || got[0].Attempts != 10 || got[1].ID != second || got[1].Attempts != 0 {
+		t.Errorf("%+v", got)
 	}
 }
 
