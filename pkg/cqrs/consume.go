@@ -5,18 +5,23 @@ import (
 	"fmt"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
 )
 
 // Consumers makes one Kafka consumer for each subscription of the bus: group "<service>.<name>", topic of the
-// subscription's source.
-func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string) ([]*kafka.Consumer, error) {
+// subscription's source. What cannot be handled is parked in the box; without one it stops its partition, visibly.
+func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string, box *inbox.Inbox) ([]*kafka.Consumer, error) {
 	var consumers []*kafka.Consumer
 	for _, s := range b.Subscriptions() {
+		handle := s.consume
+		if box != nil {
+			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: s.wantsMessage, Handle: s.consume})
+		}
 		c, err := kafka.NewConsumer(kafka.ConsumerConfig{
 			Config: cfg, Group: prefix + "." + service + "." + s.Name, Topics: []string{outbox.Topic(prefix, s.Source)},
-			Handle: s.consume,
+			Handle: handle,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("consumer of %s %s: %w", s.Kind, s.Name, err)
@@ -26,17 +31,23 @@ func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string) ([]*kafka
 	return consumers, nil
 }
 
-// consume decodes the messages that the subscription wants, told by their eventType header, and delivers them. A message
-// that is no event stops its partition, visibly, rather than being skipped.
+// wantsMessage tells by the eventType header whether the subscription wants a message; without the header it has to be read.
+func (s Subscription) wantsMessage(m kafka.Message) bool {
+	name := m.Header("eventType")
+	return name == "" || s.Wants(es.Event{Type: name, Stream: es.Stream{Type: s.Source}})
+}
+
+// consume decodes the messages that the subscription wants, and delivers them. A message that is no event is an error, rather
+// than skipped.
 func (s Subscription) consume(ctx context.Context, batch []kafka.Message) error {
 	events := make([]es.Event, 0, len(batch))
 	for _, m := range batch {
-		if name := m.Header("eventType"); name != "" && !s.Wants(es.Event{Type: name, Stream: es.Stream{Type: s.Source}}) {
+		if !s.wantsMessage(m) {
 			continue
 		}
 		e, err := es.Decode(m.Value)
 		if err != nil {
-			return fmt.Errorf("%s partition %d offset %d: %w", m.Topic, m.Partition, m.Offset, err)
+			return fmt.Errorf("%s partition %d offset %d: %w: %w", m.Topic, m.Partition, m.Offset, inbox.ErrUnreadable, err)
 		}
 		events = append(events, e)
 	}

@@ -13,7 +13,11 @@ import (
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 func broker(t *testing.T) (kafka.Config, *kafka.Producer) {
@@ -56,7 +60,7 @@ func publish(t *testing.T, p *kafka.Producer, batch ...kafka.Message) {
 
 func consume(t *testing.T, b *cqrs.EventBus, cfg kafka.Config) {
 	t.Helper()
-	consumers, err := b.Consumers(cfg, "billing", "test")
+	consumers, err := b.Consumers(cfg, "billing", "test", nil)
 	if err != nil || len(consumers) != len(b.Subscriptions()) {
 		t.Fatalf("%d consumers, %v", len(consumers), err)
 	}
@@ -207,3 +211,49 @@ func (f *failures) Handle(_ context.Context, r slog.Record) error {
 }
 func (f *failures) WithAttrs([]slog.Attr) slog.Handler { return f }
 func (f *failures) WithGroup(string) slog.Handler      { return f }
+
+// With an inbox it parks its own key, and the others go on: also those of the same partition, and in a projection as in a saga.
+func TestAMessageThatIsNoEventParksItsKey(t *testing.T) {
+	pool := pgtest.Pool(t)
+	if err := migrate.Up(t.Context(), pool, inbox.Migrations, inbox.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	cfg, p := broker(t)
+	broken := message(t, event("Account", "Moved", "a", 1))
+	broken.Value = []byte("broken")
+	batch := []kafka.Message{broken, message(t, event("Account", "Moved", "a", 2))}
+	const others = 20
+	for i := range others {
+		batch = append(batch, message(t, event("Account", "Moved", fmt.Sprint("b", i), 1)))
+	}
+	publish(t, p, batch...)
+	var b cqrs.EventBus
+	saga, projection := follow(others, 0), follow(others, 0)
+	b.OnSaga("saga", "Account", []string{"Moved"}, saga.handle)
+	b.OnProjection("projection", "Account", projection.handle)
+	box := inbox.New(inbox.Config{Pool: pool, Log: cfg.Log})
+	consumers, err := b.Consumers(cfg, "billing", "test", box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range consumers {
+		go func() { _ = c.Run(context.Background()) }()
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	saga.wait(t)
+	projection.wait(t)
+	for late := time.After(30 * time.Second); ; {
+		found, err := inbox.Lanes(pool).List(t.Context(), parking.Filter{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) == 4 {
+			return // two messages of each subscription
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-late:
+			t.Fatalf("parked %+v", found)
+		}
+	}
+}

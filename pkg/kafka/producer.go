@@ -83,6 +83,9 @@ func NewProducer(cfg Config) (*Producer, error) {
 // duplicates, and a broker that answers but is still starting for 5 seconds.
 // Keys, values and headers must not change afterwards: an abandoned call may
 // still be writing them. A message over 1 MiB is refused before sending.
+//
+// A message that the brokers refuse for its own sake is a *RefusedError, which
+// names it; every other error is about the cluster or about all messages.
 func (p *Producer) Publish(ctx context.Context, batch []Message) (acked int, err error) {
 	if len(batch) == 0 {
 		return 0, nil
@@ -128,7 +131,8 @@ func (p *Producer) Close() error {
 
 // publish sends round after round; count follows the acknowledged prefix.
 func (p *Producer) publish(ctx context.Context, batch []Message, count *atomic.Int64) error {
-	for start := 0; start < len(batch); {
+	o := &order{batch: batch, acked: make([]bool, len(batch)), recordsMax: map[topicPartition]int{}}
+	for o.start() < len(batch) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -136,18 +140,20 @@ func (p *Producer) publish(ctx context.Context, batch []Message, count *atomic.I
 			p.disconnect()
 			return err
 		}
-		r, err := p.fill(batch, start)
-		if err != nil && r.end == start { // nothing left to send before it
+		r, err := p.fill(o)
+		if err != nil && len(r.sets) == 0 { // nothing left to send before it
 			p.disconnect() // its metadata may be to blame
 			return err
 		}
-		if err := p.send(ctx, r); err != nil {
-			count.Store(int64(r.acked()))
+		err = p.send(ctx, r)
+		o.take(r)
+		count.Store(int64(o.start()))
+		if err != nil {
 			p.startAfresh(err)
-			return err
+			if err = o.refused(r, err); err != nil {
+				return err
+			}
 		}
-		count.Store(int64(r.end))
-		start = r.end
 	}
 	return nil
 }
@@ -227,67 +233,58 @@ func (p *Producer) startAfresh(err error) {
 	p.disconnect()
 }
 
-// round is what one exchange with the brokers carries: messages start … end-1.
-type round struct {
-	end  int
-	sets map[topicPartition]*set
-}
+// round is what one exchange with the brokers carries.
+type round struct{ sets map[topicPartition]*set }
 
 // set is the record batch for one partition.
 type set struct {
 	topicPartition
-	batch *sarama.RecordBatch
-	first int // index of its first message
-	bytes int
-	acked bool
+	batch    *sarama.RecordBatch
+	messages []int // which of the batch they are, in order
+	bytes    int
+	acked    bool
+	err      error // the latest answer; nil = none yet
 }
 
-// acked returns the index of the first message without an acknowledgement.
-func (r *round) acked() int {
-	n := r.end
-	for _, s := range r.sets {
-		if !s.acked {
-			n = min(n, s.first)
-		}
-	}
-	return n
-}
-
-// fill builds a round from start. With an error, the round ends before the
-// message that caused it.
-func (p *Producer) fill(batch []Message, start int) (*round, error) {
-	r := &round{end: start, sets: map[topicPartition]*set{}}
+// fill builds a round of what is not acknowledged yet. With an error, the round
+// ends before the message that caused it.
+func (p *Producer) fill(o *order) (*round, error) {
+	r := &round{sets: map[topicPartition]*set{}}
 	defer func() {
 		for _, s := range r.sets {
 			p.seal(s)
 		}
 	}()
 	total := 0
-	for ; r.end < len(batch); r.end++ {
-		m := &batch[r.end]
+	for i := o.start(); i < len(o.batch); i++ {
+		if o.acked[i] {
+			continue
+		}
+		m := &o.batch[i]
 		size := recordOverhead + len(m.Key) + len(m.Value)
 		for _, h := range m.Headers {
 			size += recordOverhead + len(h.Key) + len(h.Value)
 		}
 		if size+batchOverhead > partitionBytesMax {
-			return r, fmt.Errorf("message %d to %s: %d bytes are more than %d: %w",
-				r.end, m.Topic, size, partitionBytesMax, sarama.ErrMessageSizeTooLarge)
+			return r, &RefusedError{Index: i, Topic: m.Topic, Err: fmt.Errorf("%d bytes are more than %d: %w",
+				size, partitionBytesMax, sarama.ErrMessageSizeTooLarge)}
 		}
 		tp, err := p.place(m)
 		if err != nil {
 			return r, err
 		}
 		s := r.sets[tp]
-		if total+size > requestBytesMax || s != nil && s.bytes+size > partitionBytesMax {
+		if total+size > requestBytesMax || s != nil && (s.bytes+size > partitionBytesMax || len(s.messages) == o.recordsMax[tp]) {
 			return r, nil
 		}
 		if s == nil {
-			s = &set{topicPartition: tp, first: r.end, bytes: batchOverhead, batch: &sarama.RecordBatch{
+			s = &set{topicPartition: tp, bytes: batchOverhead, batch: &sarama.RecordBatch{
 				Version: 2, ProducerID: p.id, ProducerEpoch: p.epoch, FirstSequence: p.sequences[tp],
 			}}
 			r.sets[tp] = s
 		}
 		s.add(m)
+		s.messages = append(s.messages, i)
 		s.bytes += size
 		total += size
 	}

@@ -67,6 +67,7 @@ type answer struct {
 func (p *Producer) exchange(sets []*set) (left []*set, err error) {
 	fail := func(s *set, e error) {
 		left = append(left, s)
+		s.err = e
 		var code sarama.KError
 		if err == nil || errors.As(e, &code) && !retriable(code) {
 			err = fmt.Errorf("%s/%d: %w", s.topic, s.partition, e)

@@ -88,7 +88,14 @@ func eventIDs(batch []kafka.Message) (ids []string) {
 // start runs a relay that looks often until the test ends or stop is called.
 func start(t *testing.T, c Config) (stop func()) {
 	t.Helper()
-	c.Prefix, c.Log = "billing", slog.New(slog.DiscardHandler)
+	c.Prefix = "billing"
+	return relay(t, c)
+}
+
+// relay is start on topics of another prefix.
+func relay(t *testing.T, c Config) (stop func()) {
+	t.Helper()
+	c.Log = slog.New(slog.DiscardHandler)
 	if c.PollInterval == 0 {
 		c.PollInterval = 5 * time.Millisecond
 	}

@@ -3,6 +3,10 @@
 // Events and their outbox row commit together (package es/postgres). The relay reads events behind its checkpoint, publishes
 // them, and moves the checkpoint once Kafka has acknowledged them. A lease with an epoch keeps a second relay away, and
 // refuses the late write of one that lost it.
+//
+// A lane is one stream. An event that Kafka refuses for its own sake is parked after some attempts, and with it whatever comes
+// behind it in its lane, so that the other lanes flow on. A person requeues the lane: its events are sent in order, new ones
+// still wait behind them, and once all are through the lane is like any other. An outage parks nothing.
 package outbox
 
 import (
@@ -18,6 +22,7 @@ import (
 
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/parking"
 )
 
 // ErrFenced is returned when another relay has taken the lease.
@@ -31,7 +36,7 @@ func Topic(prefix, aggregateType string) string {
 // Stats is a snapshot of an outbox.
 type Stats struct {
 	Pending       int64         // events not yet acknowledged by Kafka
-	Delivered     int64         // acknowledged events that the outbox still remembers
+	Delivered     int64         // acknowledged events that the outbox still remembers; parked ones are neither pending nor delivered
 	Failed        int64         // pending events whose latest attempt failed
 	Retries       int64         // attempts that failed since the last success
 	LastError     string        // empty after a success
@@ -53,7 +58,8 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	)
 	err := pool.QueryRow(ctx, `
 		SELECT l.position - r.position,
-		       coalesce((SELECT sum(least(to_position, r.position) - from_position + 1) FROM outbox_batch WHERE from_position <= r.position), 0)::bigint,
+		       greatest(coalesce((SELECT sum(least(to_position, r.position) - from_position + 1) FROM outbox_batch WHERE from_position <= r.position), 0)
+		         - (SELECT count(*) FROM outbox_parked WHERE done_at IS NULL AND position >= (SELECT min(from_position) FROM outbox_batch)), 0)::bigint,
 		       least(r.failed, l.position - r.position), r.retries, r.last_error, r.processed_at,
 		       coalesce((SELECT extract(epoch FROM clock_timestamp() - recorded_at) FROM es_event WHERE position = r.position + 1), 0)::float8
 		FROM (SELECT position FROM es_log LIMIT 1) l, (SELECT * FROM outbox_relay LIMIT 1) r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
@@ -97,52 +103,103 @@ func (t table) release(ctx context.Context, epoch int64) error {
 	return err
 }
 
-// read returns the messages behind a checkpoint, in the order of their positions.
-func (t table) read(ctx context.Context, prefix string, after int64, limit int) ([]kafka.Message, error) {
-	rows, err := t.pool.Query(ctx, `SELECT position, stream_type, stream_id, version, event_type, correlation_id, payload
-		FROM es_event WHERE position > $1 ORDER BY position LIMIT $2`, after, limit)
+// event is an event on its way.
+type event struct {
+	position int64
+	message  kafka.Message
+	waits    bool // its lane is parked
+}
+
+// messages are the events as they are published.
+func messages(events []event) []kafka.Message {
+	out := make([]kafka.Message, len(events))
+	for i, e := range events {
+		out[i] = e.message
+	}
+	return out
+}
+
+// read returns the events behind a checkpoint, in the order of their positions.
+func (t table) read(ctx context.Context, prefix string, after int64, limit int) ([]event, error) {
+	rows, err := t.pool.Query(ctx, `SELECT position, stream_type, stream_id, version, event_type, correlation_id, payload, `+laneIsParked+`
+		FROM es_event e WHERE position > $1 ORDER BY position LIMIT $2`, after, limit)
 	if err != nil {
 		return nil, espg.Classify("read events", err)
 	}
-	var (
-		messages                               []kafka.Message
-		last                                   = after
-		position, version                      int64
-		streamType, id, eventType, correlation string
-		payload                                []byte
-	)
-	_, err = pgx.ForEachRow(rows, []any{&position, &streamType, &id, &version, &eventType, &correlation, &payload}, func() error {
-		if position != last+1 {
-			return fmt.Errorf("position %d follows %d", position, last)
+	events, err := scanEvents(rows, prefix)
+	for i, e := range events {
+		if err == nil && e.position != after+int64(i)+1 {
+			err = fmt.Errorf("position %d follows %d", e.position, after+int64(i))
 		}
-		last = position
-		messages = append(messages, kafka.Message{
+	}
+	return events, espg.Classify("read events", err)
+}
+
+// scanEvents reads rows of position, stream, version, type, correlation id, payload, and whether the lane is parked.
+func scanEvents(rows pgx.Rows, prefix string) ([]event, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (event, error) {
+		var (
+			e                                      event
+			version                                int64
+			streamType, id, eventType, correlation string
+			payload                                []byte
+		)
+		err := row.Scan(&e.position, &streamType, &id, &version, &eventType, &correlation, &payload, &e.waits)
+		e.message = kafka.Message{
 			Topic: Topic(prefix, streamType), Key: []byte(id), Value: payload,
 			Headers: []kafka.Header{
 				{Key: "eventType", Value: []byte(eventType)},
 				{Key: "aggregateVersion", Value: []byte(strconv.FormatInt(version, 10))},
 				{Key: "correlationId", Value: []byte(correlation)},
 			},
-		})
-		payload = nil // the next row gets an array of its own
-		return nil
+		}
+		return e, err
 	})
-	if err != nil {
-		return nil, espg.Classify("read events", err)
+}
+
+// advance moves the checkpoint, unless the lease was lost, and parks the events at waiting, which are not behind it, each
+// behind the others of its lane.
+func (t table) advance(ctx context.Context, epoch, position int64, waiting []int64, owner string, ttl time.Duration) error {
+	return t.change(ctx, epoch, position, owner, ttl, func(b *pgx.Batch) {
+		if len(waiting) > 0 {
+			b.Queue(parkRows, waiting, 0, 0, "")
+		}
+	})
+}
+
+// change does what queue says and moves the checkpoint, in one transaction, unless the lease was lost. The checkpoint's row is
+// locked first: nobody requeues a lane meanwhile.
+func (t table) change(ctx context.Context, epoch, position int64, owner string, ttl time.Duration, queue func(*pgx.Batch)) error {
+	const move = `UPDATE outbox_relay SET position = greatest(position, $2), processed_at = clock_timestamp(), retries = 0, failed = 0,
+		last_error = NULL, leased_until = clock_timestamp() + $4::interval WHERE epoch = $1 AND owner = $3`
+	b := &pgx.Batch{}
+	queue(b)
+	if b.Len() == 0 {
+		return t.fenced(t.pool.Exec(ctx, move, epoch, position, owner, ttl))
 	}
-	return messages, nil
+	err := pgx.BeginFunc(ctx, t.pool, func(tx pgx.Tx) error {
+		if err := t.fenced(tx.Exec(ctx, move, epoch, position, owner, ttl)); err != nil {
+			return err
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if errors.Is(err, ErrFenced) {
+		return err
+	}
+	return espg.Classify("write parked events", err)
 }
 
-// advance moves the checkpoint, unless the lease was lost.
-func (t table) advance(ctx context.Context, epoch, position int64, owner string, ttl time.Duration) error {
-	return t.fenced(t.pool.Exec(ctx, `UPDATE outbox_relay SET position = $2, processed_at = clock_timestamp(), retries = 0, failed = 0,
-		last_error = NULL, leased_until = clock_timestamp() + $4::interval WHERE epoch = $1 AND owner = $3`, epoch, position, owner, ttl))
-}
-
-// failed records an attempt that failed.
-func (t table) failed(ctx context.Context, epoch int64, events int, cause error) error {
-	return t.fenced(t.pool.Exec(ctx, `UPDATE outbox_relay SET retries = retries + 1, failed = $2, last_error = left($3, 1000) WHERE epoch = $1`,
-		epoch, events, cause.Error()))
+// failed records an attempt that failed; refused is the position of the event that Kafka refused, 0 = it was an outage. It
+// returns how often in a row that event was refused.
+func (t table) failed(ctx context.Context, epoch int64, events int, refused int64, cause error) (attempts int, err error) {
+	err = t.pool.QueryRow(ctx, `UPDATE outbox_relay SET retries = retries + 1, failed = $2, last_error = $3,
+		       refused_attempts = CASE WHEN $4::bigint = 0 THEN refused_attempts WHEN refused_position = $4 THEN refused_attempts + 1 ELSE 1 END,
+		       refused_position = CASE WHEN $4 = 0 THEN refused_position ELSE $4 END
+		WHERE epoch = $1 RETURNING refused_attempts`, epoch, events, parking.Text(cause.Error()), refused).Scan(&attempts)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrFenced
+	}
+	return attempts, espg.Classify("write checkpoint", err)
 }
 
 func (t table) fenced(tag interface{ RowsAffected() int64 }, err error) error {

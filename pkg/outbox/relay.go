@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -13,7 +14,8 @@ import (
 	"example.com/billing/pkg/kafka"
 )
 
-// Publisher sends a batch in order and returns how many of its leading messages are acknowledged.
+// Publisher sends a batch in order and returns how many of its leading messages are acknowledged. An error that is a
+// *kafka.RefusedError is about one message, which has not been sent, nor has anything behind it in its lane.
 type Publisher interface {
 	Publish(ctx context.Context, batch []kafka.Message) (acked int, err error)
 }
@@ -32,6 +34,8 @@ type Config struct {
 	RetryMax     time.Duration // longest pause between attempts; 10 s
 	Keep         time.Duration // how long delivered rows are remembered; 1 h
 	CleanEvery   time.Duration // 1 min
+	AttemptsMax  int           // how often an event is refused before it is parked; 5
+	KeepParked   time.Duration // how long parked events are remembered once they are through; 30 days
 }
 
 // Relay publishes one service's events. Several may run on one database: one works, the others stand by.
@@ -41,6 +45,7 @@ type Relay struct {
 	owner   string
 	pause   *backoff.ExponentialBackOff // between attempts that fail
 	cleaned time.Time
+	looked  time.Time // when there was nothing requeued
 }
 
 // NewRelay makes a relay; Run works it.
@@ -51,6 +56,8 @@ func NewRelay(c Config) *Relay {
 	setDefault(&c.RetryMax, 10*time.Second)
 	setDefault(&c.Keep, time.Hour)
 	setDefault(&c.CleanEvery, time.Minute)
+	setDefault(&c.AttemptsMax, 5)
+	setDefault(&c.KeepParked, 30*24*time.Hour)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -98,7 +105,10 @@ func (r *Relay) hold(ctx context.Context) error {
 	}()
 	renewed := time.Now()
 	for ctx.Err() == nil {
-		moved, err := r.publish(ctx, &l)
+		moved, err := r.resend(ctx, &l)
+		if err == nil && !moved {
+			moved, err = r.publish(ctx, &l)
+		}
 		if err != nil {
 			return err
 		}
@@ -126,31 +136,60 @@ func (r *Relay) clean(ctx context.Context) {
 		return
 	}
 	r.cleaned = time.Now()
-	if n, err := r.table.cleanup(ctx, r.Keep); err != nil && ctx.Err() == nil {
+	n, err := r.table.cleanup(ctx, r.Keep)
+	if err == nil {
+		_, err = Lanes(r.Pool).Clean(ctx, r.KeepParked)
+	}
+	if err != nil && ctx.Err() == nil {
 		r.Log.Warn("outbox clean-up", "error", err)
 	} else if n > 0 {
 		r.Log.Debug("outbox clean-up", "rows", n)
 	}
 }
 
-// publish moves one batch. After an error the checkpoint stands behind the last acknowledged event: what follows is sent
-// again.
+// publish moves one batch: events of parked lanes are parked too, the others sent. After an error the checkpoint stands behind
+// the last event before which everything is acknowledged or parked: what follows is sent again.
 func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
-	messages, err := r.table.read(ctx, r.Prefix, l.position, r.BatchMax)
-	if err != nil || len(messages) == 0 {
+	events, err := r.table.read(ctx, r.Prefix, l.position, r.BatchMax)
+	if err != nil || len(events) == 0 {
 		return false, err
 	}
-	acked, cause := r.Publisher.Publish(ctx, messages)
-	if acked > 0 {
-		if err := r.table.advance(ctx, l.epoch, l.position+int64(acked), r.owner, r.LeaseTTL); err != nil {
+	var flowing, waiting []event
+	for _, e := range events {
+		if e.waits {
+			waiting = append(waiting, e)
+		} else {
+			flowing = append(flowing, e)
+		}
+	}
+	acked, cause := 0, error(nil)
+	if len(flowing) > 0 {
+		acked, cause = r.Publisher.Publish(ctx, messages(flowing))
+	}
+	to := events[len(events)-1].position
+	if acked < len(flowing) {
+		to = flowing[acked].position - 1
+	}
+	waiting = slices.DeleteFunc(waiting, func(e event) bool { return e.position > to })
+	if to > l.position {
+		if err := r.table.advance(ctx, l.epoch, to, positions(waiting), r.owner, r.LeaseTTL); err != nil {
 			return false, errors.Join(cause, err)
 		}
-		l.position += int64(acked)
+		l.position, moved = to, true
 	}
-	if cause != nil && ctx.Err() == nil {
-		return false, errors.Join(cause, r.table.failed(ctx, l.epoch, len(messages)-acked, cause))
+	if cause == nil || ctx.Err() != nil {
+		return moved, cause
 	}
-	return acked > 0, cause
+	refused := refusedOf(flowing, cause)
+	if refused == nil {
+		_, err := r.table.failed(ctx, l.epoch, len(flowing)-acked, 0, cause)
+		return false, errors.Join(cause, err)
+	}
+	attempts, err := r.table.failed(ctx, l.epoch, len(flowing)-acked, refused.position, cause)
+	if err != nil || attempts < r.AttemptsMax {
+		return false, errors.Join(cause, err)
+	}
+	return true, r.park(ctx, l, refused.position, attempts, cause)
 }
 
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {

@@ -8,20 +8,24 @@ import (
 	"google.golang.org/grpc"
 
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
 )
 
-// Database opens a service's database and brings it up to date: the event store's tables, then the service's own, recorded
-// in table.
+// Database opens a service's database and brings it up to date: the tables of the event store and of parked messages, then the
+// service's own, recorded in table.
 func Database(app *run.App, dsn string, own fs.FS, table string) (*pgxpool.Pool, error) {
 	pool, err := app.Postgres(dsn)
 	if err != nil {
 		return nil, err
 	}
 	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return nil, err
+	}
+	if err := migrate.Up(app.Context(), pool, inbox.Migrations, inbox.MigrationsTable); err != nil {
 		return nil, err
 	}
 	return pool, migrate.Up(app.Context(), pool, own, table)

@@ -12,8 +12,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/pkg/cqrs"
+	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
+	"example.com/billing/pkg/parking"
 	"example.com/billing/pkg/run"
 )
 
@@ -39,7 +41,8 @@ type Stream struct {
 // commands meanwhile. The checks it returns tell when everything works.
 func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-" + s.Service, Log: app.Log}
-	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service)
+	box := inbox.New(inbox.Config{Pool: s.Pool, Log: app.Log})
+	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service, box)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +69,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 		}
 		var g errgroup.Group
 		g.Go(func() error { return relay.Run(ctx) })
+		g.Go(func() error { return box.Run(ctx) })
 		for _, c := range consumers {
 			g.Go(func() error { return c.Run(ctx) })
 		}
@@ -93,27 +97,40 @@ func (s Stream) topics() []kafka.Topic {
 	return topics
 }
 
-// measure publishes the outbox's stats as metrics.
+// measure publishes the outbox's stats and what is parked as metrics.
 func (s Stream) measure(app *run.App) error {
-	read := func(of func(outbox.Stats) float64) func() float64 {
-		return func() float64 {
+	for name, read := range map[string]func(context.Context) (float64, error){
+		"outbox_pending_events": func(ctx context.Context) (float64, error) {
+			st, err := outbox.ReadStats(ctx, s.Pool)
+			return float64(st.Pending), err
+		},
+		"outbox_oldest_pending_seconds": func(ctx context.Context) (float64, error) {
+			st, err := outbox.ReadStats(ctx, s.Pool)
+			return st.OldestPending.Seconds(), err
+		},
+		"outbox_parked_events":  rowsIn(outbox.Lanes(s.Pool)),
+		"inbox_parked_messages": rowsIn(inbox.Lanes(s.Pool)),
+	} {
+		value := func() float64 {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			st, err := outbox.ReadStats(ctx, s.Pool)
+			v, err := read(ctx)
 			if err != nil {
 				return -1
 			}
-			return of(st)
+			return v
 		}
-	}
-	for name, f := range map[string]func(outbox.Stats) float64{
-		"outbox_pending_events":         func(st outbox.Stats) float64 { return float64(st.Pending) },
-		"outbox_oldest_pending_seconds": func(st outbox.Stats) float64 { return st.OldestPending.Seconds() },
-	} {
 		help := strings.ReplaceAll(name, "_", " ") + "; -1 = not known"
-		if err := app.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read(f))); err != nil {
+		if err := app.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)); err != nil {
 			return fmt.Errorf("register %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+func rowsIn(lanes parking.Lanes) func(context.Context) (float64, error) {
+	return func(ctx context.Context) (float64, error) {
+		c, err := lanes.Count(ctx)
+		return float64(c.Rows), err
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/gateway"
@@ -151,10 +152,49 @@ func TestCorrelationID(t *testing.T) {
 func TestOutbox(t *testing.T) {
 	url := start(t, &backend{})
 	for _, name := range []string{"account", "transaction", "saga"} {
-		want := fmt.Sprintf(`{"service":%q,"pending":3,"delivered":0,"failed":0,"retries":0,"oldestPendingMs":0}`, name)
+		want := fmt.Sprintf(`{"service":%q,"pending":3,"delivered":0,"failed":0,"retries":0,"oldestPendingMs":0,"parkedOutgoing":0,"parkedIncoming":0,"parkedLanes":0,"oldestParkedMs":0}`, name)
 		if a := ask(t, "GET", url+"/api/v1/outbox/"+name+"/stats", ""); a.status != 200 || a.body != want {
 			t.Errorf("%s: %+v", name, a)
 		}
+	}
+}
+
+func TestParked(t *testing.T) {
+	b := &backend{next: "more"}
+	url := start(t, b)
+	empty := `"direction":"","eventId":%q,"eventType":"","aggregateType":"","aggregateId":"","aggregateVersion":0,"attempts":0,"lastError":"","status":""}`
+	for _, name := range []string{"account", "transaction", "saga"} {
+		path := url + "/api/v1/outbox/" + name + "/parked"
+		want := fmt.Sprintf(`{"parked":[{"id":"of %s",`+empty+`],"nextPageToken":"more"}`, name, "")
+		a := ask(t, "GET", path+"?direction=incoming&pageSize=7&pageToken=abc", "")
+		if r, ok := b.request.(*outboxv1.ListParkedRequest); a.status != 200 || a.body != want || !ok || r.GetService() != name ||
+			r.GetDirection() != "incoming" || r.GetPageSize() != 7 || r.GetPageToken() != "abc" {
+			t.Errorf("%s: %+v, asked %v", name, a, b.request)
+		}
+		const id = "5d3e8f1a-2b4c-4d6e-8f90-a1b2c3d4e5f6"
+		for _, verb := range []string{"requeue", "discard"} {
+			want := fmt.Sprintf(`{"id":%q,`+empty, id, "of "+name)
+			a := ask(t, "POST", path+"/"+id+"/"+verb, `{"reason":"mended"}`, "X-Actor", "ann")
+			r, ok := b.request.(interface {
+				GetService() string
+				GetReason() string
+			})
+			if a.status != 200 || a.body != want || !ok || r.GetService() != name || r.GetReason() != "mended" || b.caller.Actor != "ann" {
+				t.Errorf("%s %s: %+v\nwant %s\nasked %v by %+v", verb, name, a, want, b.request, b.caller)
+			}
+		}
+	}
+	for _, path := range []string{"/parked", "/parked/id/requeue", "/parked/id/discard"} {
+		method, body := "GET", ""
+		if path != "/parked" {
+			method, body = "POST", `{"reason":"mended"}`
+		}
+		if p := problemIn(t, ask(t, method, url+"/api/v1/outbox/nobody"+path, body)); p.Status != 404 || p.Reason != "SERVICE_NOT_FOUND" {
+			t.Errorf("%s: %+v", path, p)
+		}
+	}
+	if p := problemIn(t, ask(t, "GET", url+"/api/v1/outbox/saga/parked?direction=up", "")); p.Status != 400 {
+		t.Errorf("%+v", p)
 	}
 }
 

@@ -242,6 +242,18 @@ func (o *outboxOf) GetOutboxStats(ctx context.Context, r *outboxv1.GetOutboxStat
 	return &outboxv1.GetOutboxStatsResponse{Service: o.name, Pending: 3}, o.saw(ctx, r)
 }
 
+func (o *outboxOf) ListParked(ctx context.Context, r *outboxv1.ListParkedRequest) (*outboxv1.ListParkedResponse, error) {
+	return &outboxv1.ListParkedResponse{Parked: []*outboxv1.ParkedEvent{{Id: "of " + o.name}}, NextPageToken: o.next}, o.saw(ctx, r)
+}
+
+func (o *outboxOf) RequeueParked(ctx context.Context, r *outboxv1.RequeueParkedRequest) (*outboxv1.RequeueParkedResponse, error) {
+	return &outboxv1.RequeueParkedResponse{Parked: &outboxv1.ParkedEvent{Id: r.GetId(), EventId: "of " + o.name}}, o.saw(ctx, r)
+}
+
+func (o *outboxOf) DiscardParked(ctx context.Context, r *outboxv1.DiscardParkedRequest) (*outboxv1.DiscardParkedResponse, error) {
+	return &outboxv1.DiscardParkedResponse{Parked: &outboxv1.ParkedEvent{Id: r.GetId(), EventId: "of " + o.name}}, o.saw(ctx, r)
+}
+
 func (o *outboxOf) RebuildReadModel(ctx context.Context, r *readmodelv1.RebuildReadModelRequest) (*readmodelv1.RebuildReadModelResponse, error) {
 	return &readmodelv1.RebuildReadModelResponse{Rebuild: o.rebuilt(r.GetName())}, o.saw(ctx, r)
 }

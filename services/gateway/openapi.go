@@ -73,6 +73,8 @@ var requiredInRequests = map[string][]string{
 	"PlaceHoldRequest":        {"accountId", "amount", "currency"},
 	"BatchRequest":            {"transactions"},
 	"BatchItem":               {"type", "idempotencyKey"},
+	"RequeueParkedBody":       {"reason"},
+	"DiscardParkedBody":       {"reason"},
 }
 
 // answers are the messages that are answered with; what has no presence is always printed, and the fields named besides are
@@ -110,6 +112,8 @@ var answers = []struct {
 	{&sagav1.CountSagasResponse{}, nil},
 	{&sagav1.SagaCount{}, []string{"oldestAt"}},
 	{&outboxv1.GetOutboxStatsResponse{}, nil},
+	{&outboxv1.ListParkedResponse{}, nil},
+	{&outboxv1.ParkedEvent{}, []string{"parkedAt"}},
 	{&readmodelv1.Rebuild{}, nil},
 }
 

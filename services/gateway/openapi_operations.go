@@ -95,6 +95,9 @@ var operations = map[string]facts{
 	"SagaService_ResolveSaga":     {reasons: also(operating, "SAGA_STEP_NOT_DONE", "SAGA_MONEY_IN_TRANSIT")},
 
 	"OutboxService_GetOutboxStats":      {reasons: []string{reasonServiceNotFound}},
+	"OutboxService_ListParked":          {reasons: []string{reasonServiceNotFound}},
+	"OutboxService_RequeueParked":       {reasons: []string{reasonServiceNotFound, "PARKED_NOT_FOUND"}},
+	"OutboxService_DiscardParked":       {reasons: []string{reasonServiceNotFound, "PARKED_NOT_FOUND", "NOT_DISCARDABLE"}},
 	"ReadModelService_RebuildReadModel": {answer: background, waits: true, reasons: []string{reasonReadModel}},
 	"ReadModelService_GetRebuild":       {reasons: []string{reasonReadModel}},
 }

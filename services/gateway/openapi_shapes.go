@@ -53,6 +53,7 @@ var (
 	sagaStatuses      = oneOf("in_progress", "completed", "compensating", "compensated", "failed", "needs_attention")
 	readModelNames    = oneOf("accounts", "transactions")
 	serviceNames      = oneOf("account", "transaction", "saga")
+	directions        = oneOf("outgoing", "incoming")
 )
 
 // shapes are the schemas' and parameters' by "Schema.field" or "Operation.parameter"; else by the name alone.
@@ -95,9 +96,13 @@ var shapes = map[string]shape{
 	"Finding.kind":            oneOf("sequence", "arithmetic", "state", "read_model", "books", "transit"),
 	"Rebuild.status":          oneOf("running", "switched", "failed", "never"),
 	"Rebuild.name":            readModelNames, "ReadModelService_RebuildReadModel.name": readModelNames, "ReadModelService_GetRebuild.name": readModelNames,
-	"service":       serviceNames,
-	"Currency.kind": oneOf("fiat", "crypto", "points"),
-	"Currency.code": matching(codePattern), "Currency.scale": between(0, 18),
+	"service":        serviceNames,
+	"ParkedEvent.id": uuid, "OutboxService_RequeueParked.id": uuid, "OutboxService_DiscardParked.id": uuid,
+	"ParkedEvent.eventId":   nil, // empty where the message cannot be read
+	"ParkedEvent.direction": directions, "OutboxService_ListParked.direction": directions,
+	"ParkedEvent.status": oneOf("parked", "requeued", "discarded"),
+	"Currency.kind":      oneOf("fiat", "crypto", "points"),
+	"Currency.code":      matching(codePattern), "Currency.scale": between(0, 18),
 
 	"CreateAccountRequest.ownerId": filled(128), "CreateAccountRequest.ownerType": filled(64),
 	"AccountService_ListAccounts.ownerId": filled(128), "AccountService_ListAccounts.ownerType": filled(64),
@@ -107,6 +112,7 @@ var shapes = map[string]shape{
 	"CaptureHoldBody.idempotencyKey": upTo(128), "BatchItem.idempotencyKey": filled(128),
 	"reference":                      upTo(256),
 	"ChangeAccountStatusBody.reason": filled(256), "ChangeAccountLimitsBody.reason": filled(256),
+	"RequeueParkedBody.reason": filled(256), "DiscardParkedBody.reason": filled(256),
 	"RefundRequest.reason": upTo(256), "VoidHoldBody.reason": upTo(256), "BatchItem.reason": upTo(256),
 	"expectedVersion": atLeast(1), "version": atLeast(1), "after": atLeast(0), "SagaEntry.id": atLeast(1),
 	"pageSize": between(1, 200),

@@ -108,6 +108,8 @@ var emitted = map[string][]string{
 	"rpc_server_duration_seconds_sum":    {"method", "code"},
 	"outbox_pending_events":              {},
 	"outbox_oldest_pending_seconds":      {},
+	"outbox_parked_events":               {},
+	"inbox_parked_messages":              {},
 	"saga_ended_total":                   {"type", "status"},
 	"saga_active":                        {},
 	"process_cpu_seconds_total":          nil,

@@ -187,6 +187,12 @@ func TestRefusals(t *testing.T) {
 		{"unknown saga", sagas + "GetSaga", "GET /api/v1/sagas/" + unknown, object{"sagaId": unknown}, 404, codes.NotFound, "SAGA_NOT_FOUND", ""},
 		{"saga id no UUID", sagas + "GetSaga", "GET /api/v1/sagas/1", object{"sagaId": "1"}, 400, codes.InvalidArgument, "INVALID_ARGUMENT", "sagaId"},
 		{"unknown service", "", "GET /api/v1/outbox/ledger/stats", nil, 404, 0, "SERVICE_NOT_FOUND", ""},
+		{"parked of an unknown service", "", "GET /api/v1/outbox/ledger/parked", nil, 404, 0, "SERVICE_NOT_FOUND", ""},
+		{"parked on no way", "", "GET /api/v1/outbox/saga/parked?direction=up", nil, 400, 0, "INVALID_ARGUMENT", "direction"},
+		{"requeue of nothing parked", "", "POST /api/v1/outbox/saga/parked/" + unknown + "/requeue", object{"reason": "r"}, 404, 0, "PARKED_NOT_FOUND", ""},
+		{"requeue without a reason", "", "POST /api/v1/outbox/saga/parked/" + unknown + "/requeue", object{}, 400, 0, "INVALID_ARGUMENT", "reason"},
+		{"discard of nothing parked", "", "POST /api/v1/outbox/account/parked/" + unknown + "/discard", object{"reason": "r"}, 404, 0, "PARKED_NOT_FOUND", ""},
+		{"discard by no UUID", "", "POST /api/v1/outbox/account/parked/one/discard", object{"reason": "r"}, 400, 0, "INVALID_ARGUMENT", "id"},
 		{"unknown path", "", "GET /api/v1/nothing", nil, 404, 0, "ROUTE_NOT_FOUND", ""},
 		{"wrong method", "", "DELETE /api/v1/accounts", nil, 405, 0, "METHOD_NOT_ALLOWED", ""},
 		// rules

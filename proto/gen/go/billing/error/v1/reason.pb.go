@@ -107,24 +107,28 @@ const (
 	Reason_REASON_CAPTURE_EXCEEDS_HOLD Reason = 38
 	// A hold is not released while a capture of it is under way.
 	Reason_REASON_CAPTURE_UNDER_WAY Reason = 39
+	// Nothing parked has this id.
+	Reason_REASON_PARKED_NOT_FOUND Reason = 40
+	// An event of the service's own history, or a message that was handled after all, is not given up.
+	Reason_REASON_NOT_DISCARDABLE Reason = 41
 	// The saga has ended; nothing can be done to it any more.
-	Reason_REASON_SAGA_ENDED Reason = 50
+	Reason_REASON_SAGA_ENDED Reason = 42
 	// The saga does not need attention: it is being worked on.
-	Reason_REASON_SAGA_NOT_WAITING Reason = 51
+	Reason_REASON_SAGA_NOT_WAITING Reason = 43
 	// The saga is past its point of no return: from there is only forward.
-	Reason_REASON_SAGA_PIVOT_DONE Reason = 52
+	Reason_REASON_SAGA_PIVOT_DONE Reason = 44
 	// The register of the step does not say that it is done: going on without it would lose or make money.
-	Reason_REASON_SAGA_STEP_NOT_DONE Reason = 53
+	Reason_REASON_SAGA_STEP_NOT_DONE Reason = 45
 	// The step never will be done, or undoing has begun: the saga cannot go forward.
-	Reason_REASON_SAGA_STEP_CLOSED Reason = 54
+	Reason_REASON_SAGA_STEP_CLOSED Reason = 46
 	// Ending the saga here would leave money in transit.
-	Reason_REASON_SAGA_MONEY_IN_TRANSIT Reason = 55
+	Reason_REASON_SAGA_MONEY_IN_TRANSIT Reason = 47
 	// The saga was not done before its deadline, and was undone.
-	Reason_REASON_SAGA_TIMED_OUT Reason = 56
+	Reason_REASON_SAGA_TIMED_OUT Reason = 48
 	// A person gave the saga up.
-	Reason_REASON_SAGA_STOPPED Reason = 57
+	Reason_REASON_SAGA_STOPPED Reason = 49
 	// The saga kept changing while the request was decided; try again.
-	Reason_REASON_SAGA_CHANGED Reason = 58
+	Reason_REASON_SAGA_CHANGED Reason = 50
 )
 
 // Enum value maps for Reason.
@@ -170,15 +174,17 @@ var (
 		37: "REASON_HOLD_NOT_ACTIVE",
 		38: "REASON_CAPTURE_EXCEEDS_HOLD",
 		39: "REASON_CAPTURE_UNDER_WAY",
-		50: "REASON_SAGA_ENDED",
-		51: "REASON_SAGA_NOT_WAITING",
-		52: "REASON_SAGA_PIVOT_DONE",
-		53: "REASON_SAGA_STEP_NOT_DONE",
-		54: "REASON_SAGA_STEP_CLOSED",
-		55: "REASON_SAGA_MONEY_IN_TRANSIT",
-		56: "REASON_SAGA_TIMED_OUT",
-		57: "REASON_SAGA_STOPPED",
-		58: "REASON_SAGA_CHANGED",
+		40: "REASON_PARKED_NOT_FOUND",
+		41: "REASON_NOT_DISCARDABLE",
+		42: "REASON_SAGA_ENDED",
+		43: "REASON_SAGA_NOT_WAITING",
+		44: "REASON_SAGA_PIVOT_DONE",
+		45: "REASON_SAGA_STEP_NOT_DONE",
+		46: "REASON_SAGA_STEP_CLOSED",
+		47: "REASON_SAGA_MONEY_IN_TRANSIT",
+		48: "REASON_SAGA_TIMED_OUT",
+		49: "REASON_SAGA_STOPPED",
+		50: "REASON_SAGA_CHANGED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":              0,
@@ -221,15 +227,17 @@ var (
 		"REASON_HOLD_NOT_ACTIVE":          37,
 		"REASON_CAPTURE_EXCEEDS_HOLD":     38,
 		"REASON_CAPTURE_UNDER_WAY":        39,
-		"REASON_SAGA_ENDED":               50,
-		"REASON_SAGA_NOT_WAITING":         51,
-		"REASON_SAGA_PIVOT_DONE":          52,
-		"REASON_SAGA_STEP_NOT_DONE":       53,
-		"REASON_SAGA_STEP_CLOSED":         54,
-		"REASON_SAGA_MONEY_IN_TRANSIT":    55,
-		"REASON_SAGA_TIMED_OUT":           56,
-		"REASON_SAGA_STOPPED":             57,
-		"REASON_SAGA_CHANGED":             58,
+		"REASON_PARKED_NOT_FOUND":         40,
+		"REASON_NOT_DISCARDABLE":          41,
+		"REASON_SAGA_ENDED":               42,
+		"REASON_SAGA_NOT_WAITING":         43,
+		"REASON_SAGA_PIVOT_DONE":          44,
+		"REASON_SAGA_STEP_NOT_DONE":       45,
+		"REASON_SAGA_STEP_CLOSED":         46,
+		"REASON_SAGA_MONEY_IN_TRANSIT":    47,
+		"REASON_SAGA_TIMED_OUT":           48,
+		"REASON_SAGA_STOPPED":             49,
+		"REASON_SAGA_CHANGED":             50,
 	}
 )
 
@@ -351,7 +359,7 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\aMapping\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\x05R\x04http\x12\x14\n" +
-	"\x05title\x18\x03 \x01(\tR\x05title*\xf0!\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title*\x9b#\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12Q\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a4\x8a\xb5\x180\n" +
@@ -432,24 +440,28 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\x1bREASON_CAPTURE_EXCEEDS_HOLD\x10&\x1aA\x8a\xb5\x18=\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#The captures would exceed the hold.\x12_\n" +
 	"\x18REASON_CAPTURE_UNDER_WAY\x10'\x1aA\x8a\xb5\x18=\n" +
-	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#A capture of the hold is under way.\x12H\n" +
-	"\x11REASON_SAGA_ENDED\x102\x1a1\x8a\xb5\x18-\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a#A capture of the hold is under way.\x12O\n" +
+	"\x17REASON_PARKED_NOT_FOUND\x10(\x1a2\x8a\xb5\x18.\n" +
+	"\tNOT_FOUND\x10\x94\x03\x1a\x1eThere is no such parked event.\x12X\n" +
+	"\x16REASON_NOT_DISCARDABLE\x10)\x1a<\x8a\xb5\x188\n" +
+	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1eThe event cannot be discarded.\x12H\n" +
+	"\x11REASON_SAGA_ENDED\x10*\x1a1\x8a\xb5\x18-\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x13The saga has ended.\x12_\n" +
-	"\x17REASON_SAGA_NOT_WAITING\x103\x1aB\x8a\xb5\x18>\n" +
+	"\x17REASON_SAGA_NOT_WAITING\x10+\x1aB\x8a\xb5\x18>\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a$The saga does not wait for a person.\x12b\n" +
-	"\x16REASON_SAGA_PIVOT_DONE\x104\x1aF\x8a\xb5\x18B\n" +
+	"\x16REASON_SAGA_PIVOT_DONE\x10,\x1aF\x8a\xb5\x18B\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a(The saga is past the point of no return.\x12^\n" +
-	"\x19REASON_SAGA_STEP_NOT_DONE\x105\x1a?\x8a\xb5\x18;\n" +
+	"\x19REASON_SAGA_STEP_NOT_DONE\x10-\x1a?\x8a\xb5\x18;\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a!The step is not known to be done.\x12_\n" +
-	"\x17REASON_SAGA_STEP_CLOSED\x106\x1aB\x8a\xb5\x18>\n" +
+	"\x17REASON_SAGA_STEP_CLOSED\x10.\x1aB\x8a\xb5\x18>\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a$The saga cannot go forward any more.\x12\\\n" +
-	"\x1cREASON_SAGA_MONEY_IN_TRANSIT\x107\x1a:\x8a\xb5\x186\n" +
+	"\x1cREASON_SAGA_MONEY_IN_TRANSIT\x10/\x1a:\x8a\xb5\x186\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1cMoney would stay in transit.\x12W\n" +
-	"\x15REASON_SAGA_TIMED_OUT\x108\x1a<\x8a\xb5\x188\n" +
+	"\x15REASON_SAGA_TIMED_OUT\x100\x1a<\x8a\xb5\x188\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a\x1eThe saga was not done in time.\x12X\n" +
-	"\x13REASON_SAGA_STOPPED\x109\x1a?\x8a\xb5\x18;\n" +
+	"\x13REASON_SAGA_STOPPED\x101\x1a?\x8a\xb5\x18;\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a!The saga was stopped by a person.\x12N\n" +
-	"\x13REASON_SAGA_CHANGED\x10:\x1a5\x8a\xb5\x181\n" +
+	"\x13REASON_SAGA_CHANGED\x102\x1a5\x8a\xb5\x181\n" +
 	"\aABORTED\x10\x99\x03\x1a#The saga is changing at the moment.:X\n" +
 	"\amapping\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\v2\x19.billing.error.v1.MappingR\amappingB;Z9example.com/billing/proto/gen/go/billing/error/v1;errorv1b\x06proto3"
 

@@ -75,7 +75,7 @@ type GetOutboxStatsResponse struct {
 	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Events not yet acknowledged by Kafka.
 	Pending int32 `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`
-	// Events acknowledged by Kafka, of those the outbox still remembers.
+	// Events acknowledged by Kafka, of those the outbox still remembers. Parked ones are neither pending nor delivered.
 	Delivered int32 `protobuf:"varint,3,opt,name=delivered,proto3" json:"delivered,omitempty"`
 	// Pending events whose latest attempt failed.
 	Failed int32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -86,9 +86,17 @@ type GetOutboxStatsResponse struct {
 	// Age of the oldest pending event in milliseconds; 0 when nothing is pending. Alert on this.
 	OldestPendingMs int32 `protobuf:"varint,7,opt,name=oldest_pending_ms,json=oldestPendingMs,proto3" json:"oldest_pending_ms,omitempty"`
 	// When the newest delivered event was acknowledged; absent when none was.
-	ProcessedAt   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=processed_at,json=processedAt,proto3" json:"processed_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ProcessedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=processed_at,json=processedAt,proto3" json:"processed_at,omitempty"`
+	// Events that wait in parked lanes on their way out.
+	ParkedOutgoing int32 `protobuf:"varint,9,opt,name=parked_outgoing,json=parkedOutgoing,proto3" json:"parked_outgoing,omitempty"`
+	// Messages that wait in parked lanes on their way in.
+	ParkedIncoming int32 `protobuf:"varint,10,opt,name=parked_incoming,json=parkedIncoming,proto3" json:"parked_incoming,omitempty"`
+	// Parked lanes, out and in.
+	ParkedLanes int32 `protobuf:"varint,11,opt,name=parked_lanes,json=parkedLanes,proto3" json:"parked_lanes,omitempty"`
+	// For how long the one parked first has waited, in milliseconds; 0 when nothing waits. Alert on what is parked at all.
+	OldestParkedMs int32 `protobuf:"varint,12,opt,name=oldest_parked_ms,json=oldestParkedMs,proto3" json:"oldest_parked_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetOutboxStatsResponse) Reset() {
@@ -177,13 +185,570 @@ func (x *GetOutboxStatsResponse) GetProcessedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetOutboxStatsResponse) GetParkedOutgoing() int32 {
+	if x != nil {
+		return x.ParkedOutgoing
+	}
+	return 0
+}
+
+func (x *GetOutboxStatsResponse) GetParkedIncoming() int32 {
+	if x != nil {
+		return x.ParkedIncoming
+	}
+	return 0
+}
+
+func (x *GetOutboxStatsResponse) GetParkedLanes() int32 {
+	if x != nil {
+		return x.ParkedLanes
+	}
+	return 0
+}
+
+func (x *GetOutboxStatsResponse) GetOldestParkedMs() int32 {
+	if x != nil {
+		return x.OldestParkedMs
+	}
+	return 0
+}
+
+// ListParkedRequest selects parked events. Absent fields select all.
+type ListParkedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// account, transaction or saga. A service asked directly accepts its own name or nothing.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Only this direction: outgoing or incoming.
+	Direction string `protobuf:"bytes,2,opt,name=direction,proto3" json:"direction,omitempty"`
+	// 1 to 200; 50 when absent.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// nextPageToken of the page before.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedRequest) Reset() {
+	*x = ListParkedRequest{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedRequest) ProtoMessage() {}
+
+func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
+func (*ListParkedRequest) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ListParkedRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ListParkedRequest) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *ListParkedRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListParkedRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListParkedResponse is one page.
+type ListParkedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Parked []*ParkedEvent `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedResponse) Reset() {
+	*x = ListParkedResponse{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedResponse) ProtoMessage() {}
+
+func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
+func (*ListParkedResponse) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListParkedResponse) GetParked() []*ParkedEvent {
+	if x != nil {
+		return x.Parked
+	}
+	return nil
+}
+
+func (x *ListParkedResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ParkedEvent is an event that was parked on its way out, or a message on its way in.
+type ParkedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, by which it is requeued.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// outgoing: from this service to Kafka; incoming: from Kafka to one of its subscriptions.
+	Direction string `protobuf:"bytes,2,opt,name=direction,proto3" json:"direction,omitempty"`
+	// Who was to handle it; absent for outgoing ones.
+	Subscription *string `protobuf:"bytes,3,opt,name=subscription,proto3,oneof" json:"subscription,omitempty"`
+	// The event's id; empty where an incoming message could not be read.
+	EventId string `protobuf:"bytes,4,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// The event's type; of an unreadable message, what its header says.
+	EventType string `protobuf:"bytes,5,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
+	// Account, Transaction or Saga.
+	AggregateType string `protobuf:"bytes,6,opt,name=aggregate_type,json=aggregateType,proto3" json:"aggregate_type,omitempty"`
+	// The aggregate's id; of an unreadable message, its key.
+	AggregateId string `protobuf:"bytes,7,opt,name=aggregate_id,json=aggregateId,proto3" json:"aggregate_id,omitempty"`
+	// The event's version; of an unreadable message, what its header says, 0 where it says nothing.
+	AggregateVersion int32 `protobuf:"varint,8,opt,name=aggregate_version,json=aggregateVersion,proto3" json:"aggregate_version,omitempty"`
+	// How often it was tried in vain; 0 for one that only waits behind another one of its lane.
+	Attempts int32 `protobuf:"varint,9,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Why it was parked; empty for one that only waits behind another one of its lane.
+	LastError string `protobuf:"bytes,10,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// When it was parked.
+	ParkedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=parked_at,json=parkedAt,proto3" json:"parked_at,omitempty"`
+	// parked: it waits for a person; requeued: on its way again, or through; discarded: given up.
+	Status string `protobuf:"bytes,12,opt,name=status,proto3" json:"status,omitempty"`
+	// When it was last requeued or discarded; absent when it never was.
+	DecidedAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
+	// Who requeued or discarded it.
+	DecidedBy *string `protobuf:"bytes,14,opt,name=decided_by,json=decidedBy,proto3,oneof" json:"decided_by,omitempty"`
+	// Why.
+	DecidedReason *string `protobuf:"bytes,15,opt,name=decided_reason,json=decidedReason,proto3,oneof" json:"decided_reason,omitempty"`
+	// When it was through, or discarded; absent while it waits.
+	DoneAt        *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=done_at,json=doneAt,proto3" json:"done_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ParkedEvent) Reset() {
+	*x = ParkedEvent{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ParkedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ParkedEvent) ProtoMessage() {}
+
+func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
+func (*ParkedEvent) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ParkedEvent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetSubscription() string {
+	if x != nil && x.Subscription != nil {
+		return *x.Subscription
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetEventType() string {
+	if x != nil {
+		return x.EventType
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetAggregateType() string {
+	if x != nil {
+		return x.AggregateType
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetAggregateId() string {
+	if x != nil {
+		return x.AggregateId
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetAggregateVersion() int32 {
+	if x != nil {
+		return x.AggregateVersion
+	}
+	return 0
+}
+
+func (x *ParkedEvent) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *ParkedEvent) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetParkedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ParkedAt
+	}
+	return nil
+}
+
+func (x *ParkedEvent) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetDecidedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DecidedAt
+	}
+	return nil
+}
+
+func (x *ParkedEvent) GetDecidedBy() string {
+	if x != nil && x.DecidedBy != nil {
+		return *x.DecidedBy
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetDecidedReason() string {
+	if x != nil && x.DecidedReason != nil {
+		return *x.DecidedReason
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetDoneAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DoneAt
+	}
+	return nil
+}
+
+// RequeueParkedRequest names any parked event of the lane.
+type RequeueParkedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// account, transaction or saga. A service asked directly accepts its own name or nothing.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The parked event's id, a UUID.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for the record: 1 to 256 characters.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequeueParkedRequest) Reset() {
+	*x = RequeueParkedRequest{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequeueParkedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequeueParkedRequest) ProtoMessage() {}
+
+func (x *RequeueParkedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequeueParkedRequest.ProtoReflect.Descriptor instead.
+func (*RequeueParkedRequest) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RequeueParkedRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RequeueParkedRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RequeueParkedRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RequeueParkedResponse is the parked event as it is now.
+type RequeueParkedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The parked event.
+	Parked        *ParkedEvent `protobuf:"bytes,1,opt,name=parked,proto3" json:"parked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequeueParkedResponse) Reset() {
+	*x = RequeueParkedResponse{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequeueParkedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequeueParkedResponse) ProtoMessage() {}
+
+func (x *RequeueParkedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequeueParkedResponse.ProtoReflect.Descriptor instead.
+func (*RequeueParkedResponse) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RequeueParkedResponse) GetParked() *ParkedEvent {
+	if x != nil {
+		return x.Parked
+	}
+	return nil
+}
+
+// DiscardParkedRequest names an incoming message.
+type DiscardParkedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// account, transaction or saga. A service asked directly accepts its own name or nothing.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The parked message's id, a UUID.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for the record: 1 to 256 characters.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardParkedRequest) Reset() {
+	*x = DiscardParkedRequest{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardParkedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardParkedRequest) ProtoMessage() {}
+
+func (x *DiscardParkedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardParkedRequest.ProtoReflect.Descriptor instead.
+func (*DiscardParkedRequest) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DiscardParkedRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DiscardParkedRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DiscardParkedRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DiscardParkedResponse is the parked message as it is now.
+type DiscardParkedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The parked message.
+	Parked        *ParkedEvent `protobuf:"bytes,1,opt,name=parked,proto3" json:"parked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardParkedResponse) Reset() {
+	*x = DiscardParkedResponse{}
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardParkedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardParkedResponse) ProtoMessage() {}
+
+func (x *DiscardParkedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_outbox_v1_outbox_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardParkedResponse.ProtoReflect.Descriptor instead.
+func (*DiscardParkedResponse) Descriptor() ([]byte, []int) {
+	return file_billing_outbox_v1_outbox_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DiscardParkedResponse) GetParked() *ParkedEvent {
+	if x != nil {
+		return x.Parked
+	}
+	return nil
+}
+
 var File_billing_outbox_v1_outbox_proto protoreflect.FileDescriptor
 
 const file_billing_outbox_v1_outbox_proto_rawDesc = "" +
 	"\n" +
 	"\x1ebilling/outbox/v1/outbox.proto\x12\x11billing.outbox.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n" +
 	"\x15GetOutboxStatsRequest\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\"\xba\x02\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"\xd9\x03\n" +
 	"\x16GetOutboxStatsResponse\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
 	"\apending\x18\x02 \x01(\x05R\apending\x12\x1c\n" +
@@ -193,10 +758,65 @@ const file_billing_outbox_v1_outbox_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x06 \x01(\tH\x00R\tlastError\x88\x01\x01\x12*\n" +
 	"\x11oldest_pending_ms\x18\a \x01(\x05R\x0foldestPendingMs\x12=\n" +
-	"\fprocessed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vprocessedAtB\r\n" +
-	"\v_last_error2v\n" +
+	"\fprocessed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vprocessedAt\x12'\n" +
+	"\x0fparked_outgoing\x18\t \x01(\x05R\x0eparkedOutgoing\x12'\n" +
+	"\x0fparked_incoming\x18\n" +
+	" \x01(\x05R\x0eparkedIncoming\x12!\n" +
+	"\fparked_lanes\x18\v \x01(\x05R\vparkedLanes\x12(\n" +
+	"\x10oldest_parked_ms\x18\f \x01(\x05R\x0eoldestParkedMsB\r\n" +
+	"\v_last_error\"\x87\x01\n" +
+	"\x11ListParkedRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
+	"\tdirection\x18\x02 \x01(\tR\tdirection\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"t\n" +
+	"\x12ListParkedResponse\x126\n" +
+	"\x06parked\x18\x01 \x03(\v2\x1e.billing.outbox.v1.ParkedEventR\x06parked\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x94\x05\n" +
+	"\vParkedEvent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\tdirection\x18\x02 \x01(\tR\tdirection\x12'\n" +
+	"\fsubscription\x18\x03 \x01(\tH\x00R\fsubscription\x88\x01\x01\x12\x19\n" +
+	"\bevent_id\x18\x04 \x01(\tR\aeventId\x12\x1d\n" +
+	"\n" +
+	"event_type\x18\x05 \x01(\tR\teventType\x12%\n" +
+	"\x0eaggregate_type\x18\x06 \x01(\tR\raggregateType\x12!\n" +
+	"\faggregate_id\x18\a \x01(\tR\vaggregateId\x12+\n" +
+	"\x11aggregate_version\x18\b \x01(\x05R\x10aggregateVersion\x12\x1a\n" +
+	"\battempts\x18\t \x01(\x05R\battempts\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\n" +
+	" \x01(\tR\tlastError\x127\n" +
+	"\tparked_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bparkedAt\x12\x16\n" +
+	"\x06status\x18\f \x01(\tR\x06status\x129\n" +
+	"\n" +
+	"decided_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\x12\"\n" +
+	"\n" +
+	"decided_by\x18\x0e \x01(\tH\x01R\tdecidedBy\x88\x01\x01\x12*\n" +
+	"\x0edecided_reason\x18\x0f \x01(\tH\x02R\rdecidedReason\x88\x01\x01\x123\n" +
+	"\adone_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x06doneAtB\x0f\n" +
+	"\r_subscriptionB\r\n" +
+	"\v_decided_byB\x11\n" +
+	"\x0f_decided_reason\"X\n" +
+	"\x14RequeueParkedRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"O\n" +
+	"\x15RequeueParkedResponse\x126\n" +
+	"\x06parked\x18\x01 \x01(\v2\x1e.billing.outbox.v1.ParkedEventR\x06parked\"X\n" +
+	"\x14DiscardParkedRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"O\n" +
+	"\x15DiscardParkedResponse\x126\n" +
+	"\x06parked\x18\x01 \x01(\v2\x1e.billing.outbox.v1.ParkedEventR\x06parked2\x99\x03\n" +
 	"\rOutboxService\x12e\n" +
-	"\x0eGetOutboxStats\x12(.billing.outbox.v1.GetOutboxStatsRequest\x1a).billing.outbox.v1.GetOutboxStatsResponseB=Z;example.com/billing/proto/gen/go/billing/outbox/v1;outboxv1b\x06proto3"
+	"\x0eGetOutboxStats\x12(.billing.outbox.v1.GetOutboxStatsRequest\x1a).billing.outbox.v1.GetOutboxStatsResponse\x12Y\n" +
+	"\n" +
+	"ListParked\x12$.billing.outbox.v1.ListParkedRequest\x1a%.billing.outbox.v1.ListParkedResponse\x12b\n" +
+	"\rRequeueParked\x12'.billing.outbox.v1.RequeueParkedRequest\x1a(.billing.outbox.v1.RequeueParkedResponse\x12b\n" +
+	"\rDiscardParked\x12'.billing.outbox.v1.DiscardParkedRequest\x1a(.billing.outbox.v1.DiscardParkedResponseB=Z;example.com/billing/proto/gen/go/billing/outbox/v1;outboxv1b\x06proto3"
 
 var (
 	file_billing_outbox_v1_outbox_proto_rawDescOnce sync.Once
@@ -210,21 +830,40 @@ func file_billing_outbox_v1_outbox_proto_rawDescGZIP() []byte {
 	return file_billing_outbox_v1_outbox_proto_rawDescData
 }
 
-var file_billing_outbox_v1_outbox_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_billing_outbox_v1_outbox_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_billing_outbox_v1_outbox_proto_goTypes = []any{
 	(*GetOutboxStatsRequest)(nil),  // 0: billing.outbox.v1.GetOutboxStatsRequest
 	(*GetOutboxStatsResponse)(nil), // 1: billing.outbox.v1.GetOutboxStatsResponse
-	(*timestamppb.Timestamp)(nil),  // 2: google.protobuf.Timestamp
+	(*ListParkedRequest)(nil),      // 2: billing.outbox.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),     // 3: billing.outbox.v1.ListParkedResponse
+	(*ParkedEvent)(nil),            // 4: billing.outbox.v1.ParkedEvent
+	(*RequeueParkedRequest)(nil),   // 5: billing.outbox.v1.RequeueParkedRequest
+	(*RequeueParkedResponse)(nil),  // 6: billing.outbox.v1.RequeueParkedResponse
+	(*DiscardParkedRequest)(nil),   // 7: billing.outbox.v1.DiscardParkedRequest
+	(*DiscardParkedResponse)(nil),  // 8: billing.outbox.v1.DiscardParkedResponse
+	(*timestamppb.Timestamp)(nil),  // 9: google.protobuf.Timestamp
 }
 var file_billing_outbox_v1_outbox_proto_depIdxs = []int32{
-	2, // 0: billing.outbox.v1.GetOutboxStatsResponse.processed_at:type_name -> google.protobuf.Timestamp
-	0, // 1: billing.outbox.v1.OutboxService.GetOutboxStats:input_type -> billing.outbox.v1.GetOutboxStatsRequest
-	1, // 2: billing.outbox.v1.OutboxService.GetOutboxStats:output_type -> billing.outbox.v1.GetOutboxStatsResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	9,  // 0: billing.outbox.v1.GetOutboxStatsResponse.processed_at:type_name -> google.protobuf.Timestamp
+	4,  // 1: billing.outbox.v1.ListParkedResponse.parked:type_name -> billing.outbox.v1.ParkedEvent
+	9,  // 2: billing.outbox.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	9,  // 3: billing.outbox.v1.ParkedEvent.decided_at:type_name -> google.protobuf.Timestamp
+	9,  // 4: billing.outbox.v1.ParkedEvent.done_at:type_name -> google.protobuf.Timestamp
+	4,  // 5: billing.outbox.v1.RequeueParkedResponse.parked:type_name -> billing.outbox.v1.ParkedEvent
+	4,  // 6: billing.outbox.v1.DiscardParkedResponse.parked:type_name -> billing.outbox.v1.ParkedEvent
+	0,  // 7: billing.outbox.v1.OutboxService.GetOutboxStats:input_type -> billing.outbox.v1.GetOutboxStatsRequest
+	2,  // 8: billing.outbox.v1.OutboxService.ListParked:input_type -> billing.outbox.v1.ListParkedRequest
+	5,  // 9: billing.outbox.v1.OutboxService.RequeueParked:input_type -> billing.outbox.v1.RequeueParkedRequest
+	7,  // 10: billing.outbox.v1.OutboxService.DiscardParked:input_type -> billing.outbox.v1.DiscardParkedRequest
+	1,  // 11: billing.outbox.v1.OutboxService.GetOutboxStats:output_type -> billing.outbox.v1.GetOutboxStatsResponse
+	3,  // 12: billing.outbox.v1.OutboxService.ListParked:output_type -> billing.outbox.v1.ListParkedResponse
+	6,  // 13: billing.outbox.v1.OutboxService.RequeueParked:output_type -> billing.outbox.v1.RequeueParkedResponse
+	8,  // 14: billing.outbox.v1.OutboxService.DiscardParked:output_type -> billing.outbox.v1.DiscardParkedResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_billing_outbox_v1_outbox_proto_init() }
@@ -233,13 +872,14 @@ func file_billing_outbox_v1_outbox_proto_init() {
 		return
 	}
 	file_billing_outbox_v1_outbox_proto_msgTypes[1].OneofWrappers = []any{}
+	file_billing_outbox_v1_outbox_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_outbox_v1_outbox_proto_rawDesc), len(file_billing_outbox_v1_outbox_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

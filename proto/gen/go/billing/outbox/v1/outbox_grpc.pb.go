@@ -20,16 +20,31 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	OutboxService_GetOutboxStats_FullMethodName = "/billing.outbox.v1.OutboxService/GetOutboxStats"
+	OutboxService_ListParked_FullMethodName     = "/billing.outbox.v1.OutboxService/ListParked"
+	OutboxService_RequeueParked_FullMethodName  = "/billing.outbox.v1.OutboxService/RequeueParked"
+	OutboxService_DiscardParked_FullMethodName  = "/billing.outbox.v1.OutboxService/DiscardParked"
 )
 
 // OutboxServiceClient is the client API for OutboxService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// OutboxService shows how far a service's events have got on their way to Kafka. Every service has one.
+// OutboxService shows how far a service's events have got on their way to Kafka, and what is parked on the way out or in. Every
+// service has one.
+//
+// A lane is what has to keep its order: on the way out one aggregate's events, on the way in the messages of one key of one
+// subscription. What cannot pass is parked with all behind it in its lane, and waits for a person.
 type OutboxServiceClient interface {
 	// GetOutboxStats counts events by delivery status.
 	GetOutboxStats(ctx context.Context, in *GetOutboxStatsRequest, opts ...grpc.CallOption) (*GetOutboxStatsResponse, error)
+	// ListParked lists what was parked, newest first: what waits, what was requeued, and what was discarded.
+	ListParked(ctx context.Context, in *ListParkedRequest, opts ...grpc.CallOption) (*ListParkedResponse, error)
+	// RequeueParked sends the whole lane of a parked event on its way again, in order. What fails again is parked again. A repeat,
+	// and one for what is through already, changes nothing.
+	RequeueParked(ctx context.Context, in *RequeueParkedRequest, opts ...grpc.CallOption) (*RequeueParkedResponse, error)
+	// DiscardParked gives up an incoming message that can never be handled: it is not handed out any more, and kept for the record.
+	// What is behind it in its lane waits on, until it is requeued. A repeat changes nothing.
+	DiscardParked(ctx context.Context, in *DiscardParkedRequest, opts ...grpc.CallOption) (*DiscardParkedResponse, error)
 }
 
 type outboxServiceClient struct {
@@ -50,14 +65,56 @@ func (c *outboxServiceClient) GetOutboxStats(ctx context.Context, in *GetOutboxS
 	return out, nil
 }
 
+func (c *outboxServiceClient) ListParked(ctx context.Context, in *ListParkedRequest, opts ...grpc.CallOption) (*ListParkedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListParkedResponse)
+	err := c.cc.Invoke(ctx, OutboxService_ListParked_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *outboxServiceClient) RequeueParked(ctx context.Context, in *RequeueParkedRequest, opts ...grpc.CallOption) (*RequeueParkedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RequeueParkedResponse)
+	err := c.cc.Invoke(ctx, OutboxService_RequeueParked_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *outboxServiceClient) DiscardParked(ctx context.Context, in *DiscardParkedRequest, opts ...grpc.CallOption) (*DiscardParkedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardParkedResponse)
+	err := c.cc.Invoke(ctx, OutboxService_DiscardParked_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OutboxServiceServer is the server API for OutboxService service.
 // All implementations must embed UnimplementedOutboxServiceServer
 // for forward compatibility.
 //
-// OutboxService shows how far a service's events have got on their way to Kafka. Every service has one.
+// OutboxService shows how far a service's events have got on their way to Kafka, and what is parked on the way out or in. Every
+// service has one.
+//
+// A lane is what has to keep its order: on the way out one aggregate's events, on the way in the messages of one key of one
+// subscription. What cannot pass is parked with all behind it in its lane, and waits for a person.
 type OutboxServiceServer interface {
 	// GetOutboxStats counts events by delivery status.
 	GetOutboxStats(context.Context, *GetOutboxStatsRequest) (*GetOutboxStatsResponse, error)
+	// ListParked lists what was parked, newest first: what waits, what was requeued, and what was discarded.
+	ListParked(context.Context, *ListParkedRequest) (*ListParkedResponse, error)
+	// RequeueParked sends the whole lane of a parked event on its way again, in order. What fails again is parked again. A repeat,
+	// and one for what is through already, changes nothing.
+	RequeueParked(context.Context, *RequeueParkedRequest) (*RequeueParkedResponse, error)
+	// DiscardParked gives up an incoming message that can never be handled: it is not handed out any more, and kept for the record.
+	// What is behind it in its lane waits on, until it is requeued. A repeat changes nothing.
+	DiscardParked(context.Context, *DiscardParkedRequest) (*DiscardParkedResponse, error)
 	mustEmbedUnimplementedOutboxServiceServer()
 }
 
@@ -70,6 +127,15 @@ type UnimplementedOutboxServiceServer struct{}
 
 func (UnimplementedOutboxServiceServer) GetOutboxStats(context.Context, *GetOutboxStatsRequest) (*GetOutboxStatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetOutboxStats not implemented")
+}
+func (UnimplementedOutboxServiceServer) ListParked(context.Context, *ListParkedRequest) (*ListParkedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListParked not implemented")
+}
+func (UnimplementedOutboxServiceServer) RequeueParked(context.Context, *RequeueParkedRequest) (*RequeueParkedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RequeueParked not implemented")
+}
+func (UnimplementedOutboxServiceServer) DiscardParked(context.Context, *DiscardParkedRequest) (*DiscardParkedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardParked not implemented")
 }
 func (UnimplementedOutboxServiceServer) mustEmbedUnimplementedOutboxServiceServer() {}
 func (UnimplementedOutboxServiceServer) testEmbeddedByValue()                       {}
@@ -110,6 +176,60 @@ func _OutboxService_GetOutboxStats_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OutboxService_ListParked_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListParkedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OutboxServiceServer).ListParked(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OutboxService_ListParked_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OutboxServiceServer).ListParked(ctx, req.(*ListParkedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OutboxService_RequeueParked_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RequeueParkedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OutboxServiceServer).RequeueParked(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OutboxService_RequeueParked_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OutboxServiceServer).RequeueParked(ctx, req.(*RequeueParkedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OutboxService_DiscardParked_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardParkedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OutboxServiceServer).DiscardParked(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OutboxService_DiscardParked_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OutboxServiceServer).DiscardParked(ctx, req.(*DiscardParkedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OutboxService_ServiceDesc is the grpc.ServiceDesc for OutboxService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +240,18 @@ var OutboxService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetOutboxStats",
 			Handler:    _OutboxService_GetOutboxStats_Handler,
+		},
+		{
+			MethodName: "ListParked",
+			Handler:    _OutboxService_ListParked_Handler,
+		},
+		{
+			MethodName: "RequeueParked",
+			Handler:    _OutboxService_RequeueParked_Handler,
+		},
+		{
+			MethodName: "DiscardParked",
+			Handler:    _OutboxService_DiscardParked_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

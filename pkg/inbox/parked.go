@@ -1,0 +1,204 @@
+package inbox
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/parking"
+)
+
+// Advisory locks. Who parks keeps out who requeues, so that no message is left behind; who hands out keeps out another
+// instance, so that a lane is handed out by one.
+const (
+	lockParking    = `SELECT pg_advisory_xact_lock(1248, 1)`
+	tryHandOut     = `SELECT pg_try_advisory_lock(1248, 2)`
+	releaseHandOut = `SELECT pg_advisory_unlock(1248, 2)`
+)
+
+// Lanes is the inbox's parked messages, for who looks after them.
+func Lanes(pool *pgxpool.Pool) parking.Lanes {
+	return parking.Lanes{
+		Pool: pool, Table: "inbox_parked", Key: "subscription, topic, key", Subscription: "subscription", EventID: "event_id", Lock: lockParking,
+	}
+}
+
+// parkedKeys tells which keys of a batch of one topic belong to parked lanes.
+func (i *Inbox) parkedKeys(ctx context.Context, s Subscription, batch []kafka.Message) (map[string]bool, error) {
+	seen := map[string]bool{}
+	keys := make([][]byte, 0, len(batch))
+	for _, m := range batch {
+		if !seen[string(m.Key)] {
+			seen[string(m.Key)], keys = true, append(keys, keyOf(m))
+		}
+	}
+	rows, err := i.Pool.Query(ctx, `SELECT DISTINCT key FROM inbox_parked WHERE subscription = $1 AND topic = $2 AND key = ANY($3::bytea[]) AND done_at IS NULL`,
+		s.Name, batch[0].Topic, keys)
+	if err != nil {
+		return nil, espg.Classify("read parked lanes", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	parked := make(map[string]bool, len(found))
+	for _, key := range found {
+		parked[string(key)] = true
+	}
+	return parked, espg.Classify("read parked lanes", err)
+}
+
+// keyOf is a message's key as it is stored: no key is an empty one.
+func keyOf(m kafka.Message) []byte {
+	if m.Key == nil {
+		return []byte{}
+	}
+	return m.Key
+}
+
+// park stores lanes. A message that was stored before stays as it is, unless it was handled since: then it failed again. What
+// waits behind a lane has the lane's status: behind one on its way it goes with it.
+func (i *Inbox) park(ctx context.Context, s Subscription, lanes []lane) error {
+	if len(lanes) == 0 {
+		return nil
+	}
+	err := pgx.BeginFunc(ctx, i.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockParking); err != nil {
+			return err
+		}
+		b := &pgx.Batch{}
+		for _, l := range lanes {
+			for n, m := range l.messages {
+				attempts, failure := 0, (*string)(nil)
+				if n == 0 && l.err != nil {
+					text := parking.Text(l.err.Error())
+					attempts, failure = l.attempts, &text
+				}
+				i.queue(b, s, m, attempts, failure)
+			}
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		return espg.Classify(fmt.Sprintf("park messages of %s", s.Name), err)
+	}
+	for _, l := range lanes {
+		if l.err != nil {
+			m := l.messages[0]
+			i.Log.Error("inbox: a message that cannot be handled is parked, with all behind it of its key", "subscription", s.Name,
+				"topic", m.Topic, "partition", m.Partition, "offset", m.Offset, "attempts", l.attempts, "error", l.err)
+		}
+	}
+	return nil
+}
+
+func (i *Inbox) queue(b *pgx.Batch, s Subscription, m kafka.Message, attempts int, failure *string) {
+	names, values := make([][]byte, len(m.Headers)), make([][]byte, len(m.Headers))
+	for n, h := range m.Headers {
+		names[n], values[n] = []byte(h.Key), h.Value
+	}
+	eventID, eventType, streamID, version := describe(m)
+	b.Queue(`INSERT INTO inbox_parked AS p (subscription, topic, key, partition, message_offset, value, header_names, header_values, sent_at,
+			event_id, event_type, stream_type, stream_id, version, attempts, last_error, parked_at, status)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, clock_timestamp(),
+			coalesce((SELECT w.status FROM inbox_parked w WHERE w.subscription = $1 AND w.topic = $2 AND w.key = $3 AND w.done_at IS NULL LIMIT 1),
+				CASE WHEN $15 > 0 THEN 'parked' ELSE 'requeued' END))
+		ON CONFLICT (subscription, topic, partition, message_offset) DO UPDATE
+			SET status = excluded.status, attempts = p.attempts + excluded.attempts, last_error = excluded.last_error, done_at = NULL
+			WHERE p.status = 'requeued' AND p.done_at IS NOT NULL AND excluded.attempts > 0`,
+		s.Name, m.Topic, keyOf(m), m.Partition, m.Offset, m.Value, names, values, m.Time, eventID, eventType, s.Source, streamID, version, attempts, failure)
+}
+
+// describe says for people what a message is, as far as it can be read.
+func describe(m kafka.Message) (eventID *string, eventType, streamID string, version int64) {
+	if e, err := es.Decode(m.Value); err == nil {
+		id := parking.Text(e.ID)
+		return &id, parking.Text(e.Type), parking.Text(e.Stream.ID), e.Version
+	}
+	version, _ = strconv.ParseInt(m.Header("aggregateVersion"), 10, 64) // 0 where it says nothing
+	return nil, parking.Text(m.Header("eventType")), parking.Text(string(m.Key)), version
+}
+
+// stored is a parked message.
+type stored struct {
+	id      string
+	message kafka.Message
+}
+
+// requeuedLane is a lane that a person sent on its way.
+type requeuedLane struct {
+	subscription, topic string
+	key                 []byte
+}
+
+// requeuedLanes returns some of the lanes on their way that this process can handle.
+func (i *Inbox) requeuedLanes(ctx context.Context, names []string) ([]requeuedLane, error) {
+	rows, err := i.Pool.Query(ctx, `SELECT DISTINCT subscription, topic, key FROM inbox_parked
+		WHERE done_at IS NULL AND status = 'requeued' AND subscription = ANY($1) LIMIT 100`, names)
+	if err != nil {
+		return nil, espg.Classify("read requeued lanes", err)
+	}
+	lanes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l requeuedLane, err error) {
+		err = row.Scan(&l.subscription, &l.topic, &l.key)
+		return l, err
+	})
+	return lanes, espg.Classify("read requeued lanes", err)
+}
+
+// messagesOf returns a lane's next messages. The lane's rows have one status; that nothing behind a parked one is handed out is
+// checked all the same.
+func (i *Inbox) messagesOf(ctx context.Context, l requeuedLane) ([]stored, error) {
+	rows, err := i.Pool.Query(ctx, `SELECT id::text, status, partition, message_offset, value, header_names, header_values, sent_at FROM inbox_parked
+		WHERE subscription = $1 AND topic = $2 AND key = $3 AND done_at IS NULL ORDER BY partition, message_offset LIMIT $4`,
+		l.subscription, l.topic, l.key, i.BatchMax)
+	if err != nil {
+		return nil, espg.Classify("read requeued messages", err)
+	}
+	var (
+		out           []stored
+		held          bool
+		id, status    string
+		partition     int32
+		offset        int64
+		value         []byte
+		names, values [][]byte
+		at            time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &status, &partition, &offset, &value, &names, &values, &at}, func() error {
+		if held = held || status != parking.Requeued; held {
+			return nil
+		}
+		m := kafka.Message{Topic: l.topic, Partition: partition, Offset: offset, Key: l.key, Value: value, Time: at}
+		for n := range names {
+			m.Headers = append(m.Headers, kafka.Header{Key: string(names[n]), Value: values[n]})
+		}
+		out = append(out, stored{id: id, message: m})
+		value, names, values = nil, nil, nil // the next row gets arrays of its own
+		return nil
+	})
+	return out, espg.Classify("read requeued messages", err)
+}
+
+// settle notes which messages of a lane are handled; failed, unless empty, is the one that was not, and has the lane wait again.
+func (i *Inbox) settle(ctx context.Context, l requeuedLane, handled []string, failed string, cause error) error {
+	err := pgx.BeginFunc(ctx, i.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockParking); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE inbox_parked SET done_at = clock_timestamp() WHERE id = ANY($1::uuid[]) AND done_at IS NULL`, handled); err != nil {
+			return err
+		}
+		if failed == "" {
+			return nil
+		}
+		_, err := tx.Exec(ctx, `UPDATE inbox_parked SET status = 'parked', attempts = attempts + CASE WHEN id = $4 THEN 1 ELSE 0 END,
+			       last_error = CASE WHEN id = $4 THEN $5 ELSE last_error END
+			WHERE subscription = $1 AND topic = $2 AND key = $3 AND done_at IS NULL`, l.subscription, l.topic, l.key, failed, parking.Text(cause.Error()))
+		return err
+	})
+	return espg.Classify("settle requeued messages", err)
+}

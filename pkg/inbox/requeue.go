@@ -1,0 +1,109 @@
+package inbox
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/kafka"
+)
+
+// Run hands requeued lanes to their handlers until ctx ends. Errors are logged and tried again with a growing pause.
+func (i *Inbox) Run(ctx context.Context) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = i.RetryPause, i.RetryMax
+	cleaned := time.Now()
+	for ctx.Err() == nil {
+		wait := i.PollInterval
+		moved, err := i.handOut(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			wait = retry.NextBackOff()
+			i.Log.Warn("inbox: requeued messages are tried again", "error", err, "again_in", wait)
+		case moved:
+			wait = 0
+			retry.Reset()
+		default:
+			retry.Reset()
+		}
+		if time.Since(cleaned) > i.CleanEvery {
+			cleaned = time.Now()
+			if _, err := Lanes(i.Pool).Clean(ctx, i.KeepParked); err != nil && ctx.Err() == nil {
+				i.Log.Warn("inbox clean-up", "error", err)
+			}
+		}
+		_ = pause(ctx, wait) // the loop sees that ctx ended
+	}
+	return nil
+}
+
+// handOut hands out some messages of each requeued lane, unless another instance is at it, and reports whether there were any.
+func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
+	i.mu.Lock()
+	names := slices.Collect(maps.Keys(i.subscriptions))
+	i.mu.Unlock()
+	lanes, err := i.requeuedLanes(ctx, names)
+	if err != nil || len(lanes) == 0 {
+		return false, err
+	}
+	conn, err := i.Pool.Acquire(ctx)
+	if err != nil {
+		return false, espg.Classify("hand out requeued messages", err)
+	}
+	defer conn.Release()
+	var ours bool
+	if err := conn.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
+		return false, espg.Classify("hand out requeued messages", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if _, err := conn.Exec(ctx, releaseHandOut); err != nil {
+			_ = conn.Conn().Close(ctx) // the lock goes with the connection, which the pool then drops
+		}
+	}()
+	for _, l := range lanes {
+		n, err := i.handOutLane(ctx, l)
+		if err != nil {
+			return moved, err
+		}
+		moved = moved || n > 0
+	}
+	return moved, nil
+}
+
+// handOutLane hands out a lane's next messages. One that fails for its own sake has the lane wait again, at once: a person is
+// watching.
+func (i *Inbox) handOutLane(ctx context.Context, l requeuedLane) (int, error) {
+	i.mu.Lock()
+	s := i.subscriptions[l.subscription]
+	i.mu.Unlock()
+	next, err := i.messagesOf(ctx, l)
+	if err != nil || len(next) == 0 {
+		return 0, err
+	}
+	messages, ids := make([]kafka.Message, len(next)), make([]string, len(next))
+	for n, m := range next {
+		messages[n], ids[n] = m.message, m.id
+	}
+	n, cause := walk(ctx, s, messages)
+	failed := ""
+	if cause != nil && !Transient(cause) {
+		failed = ids[n]
+		i.Log.Error("inbox: a requeued message is parked again", "subscription", s.Name, "topic", l.topic, "partition", messages[n].Partition,
+			"offset", messages[n].Offset, "error", cause)
+	}
+	if n > 0 || failed != "" {
+		if err := i.settle(ctx, l, ids[:n], failed, cause); err != nil {
+			return 0, err
+		}
+	}
+	if failed != "" {
+		cause = nil // a person's again
+	}
+	return n, cause
+}

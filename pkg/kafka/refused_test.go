@@ -1,0 +1,99 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// smallTopic takes record batches up to 4 KiB.
+func smallTopic(t *testing.T, cfg Config, partitions int32) string {
+	t.Helper()
+	topic, limit := testTopic(t, cfg, partitions), "4096"
+	if err := testAdmin(t, cfg).IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
+		"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &limit},
+	}, false); err != nil {
+		t.Fatal(err)
+	}
+	return topic
+}
+
+// A message that the topic never takes is named, wherever it stands, and what stands before it is acknowledged. What is only
+// too much together goes through in smaller sets.
+func TestARefusedMessageIsNamed(t *testing.T) {
+	t.Parallel()
+	cfg, _ := testConfig(t)
+	topic := smallTopic(t, cfg, 3)
+	p := testProducer(t, cfg)
+	const keys, versions, at = 10, 20, 137
+	var batch []Message
+	for v := range int64(versions) {
+		for k := range keys {
+			m := versioned(topic, fmt.Sprint("key", k), v+1)
+			m.Headers = []Header{{"padding", make([]byte, 100)}}
+			batch = append(batch, m)
+		}
+	}
+	right := batch[at]
+	batch[at].Headers = []Header{{"padding", make([]byte, 5000)}}
+	rest := batch
+	for tries := 0; len(rest) > keys*versions-at; tries++ { // an attempt may be cut short by another reason
+		n, err := p.Publish(testContext(t), rest)
+		var refused *RefusedError
+		if rest = rest[n:]; errors.As(err, &refused) {
+			if refused.Index != n || refused.Topic != topic || !errors.Is(err, sarama.ErrMessageSizeTooLarge) {
+				t.Errorf("%d acknowledged, then %v: the error does not name the first message left", n, err)
+			}
+			break
+		}
+		if tries == 10 {
+			t.Fatalf("%d acknowledged: %v", n, err)
+		}
+	}
+	if len(rest) != keys*versions-at {
+		t.Fatalf("%d messages are left, want %d: all before the refused one are acknowledged", len(rest), keys*versions-at)
+	}
+	rest[0] = right
+	if n, err := p.Publish(testContext(t), rest); n != len(rest) || err != nil {
+		t.Fatal(n, err)
+	}
+	l := newLedger()
+	testConsumer(t, cfg, unique(t), topic, func(_ context.Context, batch []Message) error { l.apply(batch); return nil })
+	l.wait(t, keys*versions)
+}
+
+// Only an answer about the message itself is a refusal: whatever is wrong with the cluster is not.
+func TestAnOutageIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	cfg, fake := testConfig(t)
+	if fake == nil {
+		t.Skip("needs injected errors")
+	}
+	topic := testTopic(t, cfg, 1)
+	var code atomic.Int32
+	fake.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		return refuse(req, int16(code.Load()), func(int32) bool { return true }), nil, true
+	})
+	for _, c := range []struct {
+		err  *kerr.Error
+		want bool
+	}{
+		{kerr.MessageTooLarge, true}, {kerr.InvalidRecord, true}, {kerr.InvalidTimestamp, true}, {kerr.RecordListTooLarge, true},
+		{kerr.CorruptMessage, false}, {kerr.NotEnoughReplicas, false}, {kerr.RequestTimedOut, false}, {kerr.NotLeaderForPartition, false},
+		{kerr.TopicAuthorizationFailed, false}, {kerr.InvalidProducerEpoch, false}, {kerr.UnknownServerError, false}, {kerr.OutOfOrderSequenceNumber, false},
+	} {
+		code.Store(int32(c.err.Code))
+		_, err := testProducer(t, cfg).Publish(testContext(t), []Message{versioned(topic, "a", 1), versioned(topic, "b", 1)})
+		var refused *RefusedError
+		if got := errors.As(err, &refused); got != c.want || err == nil || got && refused.Index != 0 {
+			t.Errorf("%s: %v, a refusal: %v", c.err.Message, err, got)
+		}
+	}
+}

@@ -1,0 +1,424 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/parking"
+)
+
+// commit appends the next version of a stream, with padding that may make it too large for Kafka.
+func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
+	t.Helper()
+	e := es.Event{
+		ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1",
+		Data: fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding)),
+	}
+	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
+		t.Fatal(err)
+	}
+	return e.ID
+}
+
+// picky is a publisher that refuses these events as Kafka refuses what is too large: it takes what comes before.
+func picky(ids func() []string) *recorder {
+	return &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		for i, id := range eventIDs(batch) {
+			if slices.Contains(ids(), id) {
+				return i, &kafka.RefusedError{Index: i, Topic: batch[i].Topic, Err: sarama.ErrMessageSizeTooLarge}
+			}
+		}
+		return len(batch), nil
+	}}
+}
+
+func parked(t *testing.T, pool *pgxpool.Pool) []parking.Row {
+	t.Helper()
+	rows, err := Lanes(pool).List(context.Background(), parking.Filter{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(rows, func(a, b parking.Row) int { return int(a.Version - b.Version) })
+	return rows
+}
+
+func waiting(t *testing.T, pool *pgxpool.Pool) parking.Counts {
+	t.Helper()
+	c, err := Lanes(pool).Count(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
+	t.Helper()
+	_, n, err := Lanes(pool).Requeue(context.Background(), id, "ann", "the topic takes more now")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// limited is a broker whose topics take up to 64 KiB: the real Kafka's if there is one, with a prefix of the test's own.
+func limited(t *testing.T) (cfg kafka.Config, prefix string, limit func(bytes string)) {
+	t.Helper()
+	cfg, prefix = broker(t), "billing"
+	if brokers := os.Getenv("BILLING_TEST_KAFKA_BROKERS"); brokers != "" {
+		cfg.Brokers, prefix = strings.Split(brokers, ","), "outbox-"+uuid.NewString()
+		if err := kafka.EnsureTopics(t.Context(), cfg, kafka.Topic{Name: Topic(prefix, "Account"), Partitions: 3}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := sarama.NewConfig()
+	conf.Version = sarama.V3_6_0_0
+	admin, err := sarama.NewClusterAdmin(cfg.Brokers, conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = admin.Close() })
+	limit = func(bytes string) {
+		if err := admin.IncrementalAlterConfig(sarama.TopicResource, Topic(prefix, "Account"), map[string]sarama.IncrementalAlterConfigsEntry{
+			"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &bytes},
+		}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("65536")
+	return cfg, prefix, limit
+}
+
+// A poison event parks one aggregate's lane; 1,000 others flow on; requeue delivers it in order.
+func TestAPoisonEventParksItsLane(t *testing.T) {
+	s, pool := open(t)
+	cfg, prefix, limit := limited(t)
+	producer, err := kafka.NewProducer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = producer.Close() })
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	others := make([]es.Stream, 1000)
+	for i := range others {
+		others[i] = es.Stream{Type: "Account", ID: uuid.NewString()}
+	}
+	round := func(version int64, padding int) {
+		commit(t, s, sick, version, padding)
+		items := make([]es.Append, len(others))
+		for i, st := range others {
+			e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+			items[i] = es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}
+		}
+		if err := s.Append(t.Context(), items...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	round(1, 0)
+	round(2, 100<<10) // the poison
+	round(3, 0)
+	relay(t, Config{Pool: pool, Publisher: producer, Prefix: prefix, Committed: s.Committed(), RetryMax: 10 * time.Millisecond})
+	flowed := func(events int64) func() bool {
+		return func() bool {
+			c, st := waiting(t, pool), stats(t, pool)
+			return st.Pending == 0 && st.Delivered+c.Rows == events
+		}
+	}
+	eventually(t, "everything flowed or is parked", flowed(3*1001))
+	rows := parked(t, pool)
+	if c := waiting(t, pool); c.Rows != 2 || c.Lanes != 1 || len(rows) != 2 {
+		t.Fatalf("%+v, %+v", c, rows)
+	}
+	for i, want := range []parking.Row{{Version: 2, Attempts: 5, Status: parking.Parked}, {Version: 3, Status: parking.Parked}} {
+		r := rows[i]
+		if r.AggregateID != sick.ID || r.AggregateType != "Account" || r.EventType != "Happened" || r.ID != r.EventID ||
+			r.Version != want.Version || r.Attempts != want.Attempts || r.Status != want.Status || (r.LastError == "") != (want.Attempts == 0) {
+			t.Errorf("%+v", r)
+		}
+	}
+	round(4, 0) // behind a parked lane
+	eventually(t, "the next ones flowed or are parked", flowed(4*1001))
+
+	if n := requeue(t, pool, rows[1].ID); n != 3 { // of any event of the lane
+		t.Errorf("requeued %d events, want 3", n)
+	}
+	eventually(t, "it is refused and parked again", func() bool {
+		r := parked(t, pool)
+		return r[0].Attempts == 6 && r[0].Status == parking.Parked && r[2].Status == parking.Parked
+	})
+	limit("1000000")
+	eventually(t, "it is through", func() bool {
+		requeue(t, pool, rows[0].ID) // the limit takes a moment to be known to the broker
+		return waiting(t, pool).Rows == 0
+	})
+	round(5, 0)
+	eventually(t, "the lane is as any other", flowed(5*1001))
+	if c := waiting(t, pool); c.Rows != 0 {
+		t.Errorf("%+v", c)
+	}
+	inOrder(t, cfg, Topic(prefix, "Account"), 5*1001)
+	if r := parked(t, pool)[0]; r.Status != parking.Requeued || r.DecidedBy != "ann" || r.Reason == "" || r.DecidedAt.IsZero() || r.DoneAt.IsZero() {
+		t.Errorf("for the record: %+v", r)
+	}
+}
+
+// inOrder reads a topic until n events have arrived, each stream's versions one after another.
+func inOrder(t *testing.T, cfg kafka.Config, topic string, n int) {
+	t.Helper()
+	have, fresh := map[string]int64{}, 0
+	done := make(chan struct{})
+	c, err := kafka.NewConsumer(kafka.ConsumerConfig{Config: cfg, Group: uuid.NewString(), Topics: []string{topic}, Handle: one(func(m kafka.Message) {
+		e, err := es.Decode(m.Value)
+		if err != nil {
+			t.Error(err)
+		}
+		switch kafka.Next(have[e.Stream.ID], e.Version) {
+		case kafka.Apply:
+			have[e.Stream.ID] = e.Version
+			if fresh++; fresh == n {
+				close(done)
+			}
+		case kafka.Gap:
+			t.Errorf("%s: version %d follows %d", e.Stream, e.Version, have[e.Stream.ID])
+		case kafka.Duplicate:
+		}
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = c.Run(context.Background()) }()
+	t.Cleanup(func() { _ = c.Close() })
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Error("not everything arrived")
+	}
+	_ = c.Close()
+}
+
+// one handles messages of all partitions one after another.
+func one(f func(kafka.Message)) func(context.Context, []kafka.Message) error {
+	turn := make(chan struct{}, 1)
+	return func(_ context.Context, batch []kafka.Message) error {
+		turn <- struct{}{}
+		defer func() { <-turn }()
+		for _, m := range batch {
+			f(m)
+		}
+		return nil
+	}
+}
+
+// Whatever is wrong with the cluster, and however long, parks nothing.
+func TestAnOutageParksNothing(t *testing.T) {
+	s, pool := open(t)
+	var calls atomic.Int32
+	causes := []error{
+		sarama.ErrOutOfBrokers, context.DeadlineExceeded, sarama.ErrNotLeaderForPartition, sarama.ErrRequestTimedOut,
+		sarama.ErrNotEnoughReplicas, errors.New("connection refused"), sarama.ErrTopicAuthorizationFailed,
+	}
+	const outage = 30
+	r := &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		if n := int(calls.Add(1)); n <= outage {
+			return 0, fmt.Errorf("kafka: publish: %w", causes[n%len(causes)])
+		}
+		return len(batch), nil
+	}}
+	ids := happen(t, s, 3)
+	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
+	eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
+	if got := parked(t, pool); len(got) != 0 || !slices.Equal(r.published(), ids) {
+		t.Errorf("parked %+v, published %d of %d", got, len(r.published()), len(ids))
+	}
+}
+
+// Refusals are counted in the database: relays that take turns try an event as often as one alone. And an outage in between
+// does not count.
+func TestRelaysCountTogether(t *testing.T) {
+	s, pool := open(t)
+	happen(t, s, 1)
+	tb := table{pool}
+	a, _ := acquire(t, tb, "a", ended)
+	fail := func(epoch int64, position int64, want int) {
+		t.Helper()
+		if n, err := tb.failed(t.Context(), epoch, 1, position, errors.New("no\x00 \xff")); n != want || err != nil {
+			t.Errorf("refused %d times (%v), want %d", n, err, want)
+		}
+	}
+	fail(a.epoch, 1, 1)
+	b, _ := acquire(t, tb, "b", ended)
+	fail(b.epoch, 1, 2)
+	fail(b.epoch, 0, 2) // an outage
+	fail(b.epoch, 1, 3)
+	fail(b.epoch, 2, 1) // another event
+}
+
+// Two relays and a parked lane: whoever works keeps it parked, and sends it in order once it is requeued, new events behind it.
+func TestTwoRelaysKeepALaneParked(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	var poison atomic.Value
+	poison.Store("")
+	refuses := func() []string { return []string{poison.Load().(string)} }
+	a, b := picky(refuses), picky(refuses)
+	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
+	want := []string{commit(t, s, sick, 1, 0)}
+	eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
+	e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: sick, Version: 2, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+	poison.Store(e.ID)
+	if err := s.Append(t.Context(), es.Append{Stream: sick, Expected: 1, Events: []es.Event{e}}); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, e.ID, commit(t, s, sick, 3, 0))
+	eventually(t, "a parks the lane", func() bool { return waiting(t, pool).Rows == 2 })
+	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
+	stop() // b takes over
+	want = append(want, commit(t, s, sick, 4, 0))
+	other := happen(t, s, 2)
+	eventually(t, "b parks what comes behind, and the others flow", func() bool { return waiting(t, pool).Rows == 3 && checkpoint(t, pool) == 6 })
+	poison.Store("")
+	requeue(t, pool, want[2])
+	eventually(t, "the lane is through", func() bool { return waiting(t, pool).Rows == 0 })
+	want = append(want, commit(t, s, sick, 5, 0))
+	eventually(t, "and as any other", func() bool { return checkpoint(t, pool) == 7 })
+	got := append(a.published(), b.published()...)
+	if of := slices.DeleteFunc(slices.Clone(got), func(id string) bool { return slices.Contains(other, id) }); !slices.Equal(of, want) || len(got) != len(want)+2 {
+		t.Errorf("published\n %v of the lane, want\n %v", of, want)
+	}
+}
+
+// A relay that lost its lease parks nothing, sends nothing through and moves nothing, in the middle of either.
+func TestALateRelayChangesNoLane(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first := commit(t, s, sick, 1, 0)
+	second := commit(t, s, sick, 2, 0)
+	late := NewRelay(Config{Pool: pool, Publisher: picky(func() []string { return []string{first} }), Prefix: "billing", AttemptsMax: 1})
+	l, ok := acquire(t, late.table, late.owner, ended)
+	if !ok {
+		t.Fatal("the lease is not free")
+	}
+	now, _ := acquire(t, late.table, "now", time.Hour)
+	if err := late.park(t.Context(), &l, 1, 5, errors.New("refused")); !errors.Is(err, ErrFenced) {
+		t.Errorf("park: %v", err)
+	}
+	if err := late.table.advance(t.Context(), l.epoch, 2, []int64{1, 2}, late.owner, time.Hour); !errors.Is(err, ErrFenced) {
+		t.Errorf("advance: %v", err)
+	}
+	if got, p := parked(t, pool), checkpoint(t, pool); len(got) != 0 || p != 0 {
+		t.Fatalf("a late relay parked %+v, checkpoint %d", got, p)
+	}
+	// The one that has the lease parks; the late one sees the lane requeued, and its answers are not heard.
+	if err := late.table.advance(t.Context(), now.epoch, 2, []int64{1, 2}, "now", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	requeue(t, pool, second)
+	for _, refuses := range []string{first, ""} { // refused, then acknowledged
+		late.Publisher, late.looked = picky(func() []string { return []string{refuses} }), time.Time{}
+		if _, err := late.resend(t.Context(), &l); !errors.Is(err, ErrFenced) {
+			t.Errorf("resend: %v", err)
+		}
+	}
+	for _, r := range parked(t, pool) {
+		if r.Status != parking.Requeued || !r.DoneAt.IsZero() || r.Attempts != 0 {
+			t.Errorf("a late relay changed %+v", r)
+		}
+	}
+}
+
+// A lane on its way that cannot go on because the cluster is away stays on its way; what is committed meanwhile goes with it.
+func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	ids := []string{commit(t, s, sick, 1, 0)}
+	const refusing, away, well = 0, 1, 2
+	var state atomic.Int32
+	var calls atomic.Int32
+	r := &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		calls.Add(1)
+		switch state.Load() {
+		case refusing:
+			return 0, &kafka.RefusedError{Index: 0, Err: sarama.ErrInvalidRecord}
+		case away:
+			return 0, sarama.ErrOutOfBrokers
+		}
+		return len(batch), nil
+	}}
+	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
+	eventually(t, "it is parked", func() bool { return waiting(t, pool).Rows == 1 })
+	state.Store(away)
+	requeue(t, pool, ids[0])
+	seen := calls.Load()
+	eventually(t, "it is tried many times", func() bool { return calls.Load() > seen+10 })
+	if got := parked(t, pool)[0]; got.Status != parking.Requeued || got.Attempts != 5 || stats(t, pool).LastError == "" {
+		t.Errorf("%+v", got)
+	}
+	ids = append(ids, commit(t, s, sick, 2, 0))
+	state.Store(well)
+	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
+	if !slices.Equal(r.published(), ids) {
+		t.Errorf("published %v, want %v", r.published(), ids)
+	}
+}
+
+// The checkpoint was set back, to publish everything again: what was parked before and is through may be refused once more.
+func TestPublishingAgainParksAgain(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{first} }), RetryMax: time.Millisecond})
+	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	exec(t, pool, `UPDATE outbox_parked SET status = 'requeued', done_at = clock_timestamp(); UPDATE outbox_relay SET position = 0`)
+	eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
+	if got := parked(t, pool); got[0].ID != first || got[0].Attempts != 10 || got[1].ID != second || got[1].Attempts != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Requeueing twice, or what is through, or what nobody knows, does no harm; and what was done long ago is forgotten.
+func TestRequeueAndCleanUp(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
+	tb := table{pool}
+	l, _ := acquire(t, tb, "a", time.Hour)
+	if err := tb.advance(t.Context(), l.epoch, 2, []int64{1, 2}, "a", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{2, 0} {
+		if n := requeue(t, pool, first); n != want {
+			t.Errorf("requeued %d, want %d", n, want)
+		}
+	}
+	exec(t, pool, `UPDATE outbox_parked SET done_at = clock_timestamp() - interval '2 days' WHERE version = 1; UPDATE outbox_parked SET status = 'parked' WHERE version = 2`)
+	if n := requeue(t, pool, first); n != 0 {
+		t.Errorf("an event that is through requeued %d", n)
+	}
+	if _, _, err := Lanes(pool).Requeue(t.Context(), uuid.NewString(), "ann", "why"); !errors.Is(err, parking.ErrUnknown) {
+		t.Errorf("unknown: %v", err)
+	}
+	for _, c := range []struct {
+		keep time.Duration
+		want int64
+	}{{72 * time.Hour, 0}, {time.Hour, 1}} {
+		if n, err := Lanes(pool).Clean(t.Context(), c.keep); err != nil || n != c.want {
+			t.Errorf("forgot %d rows older than %v (%v), want %d", n, c.keep, err, c.want)
+		}
+	}
+	if got := parked(t, pool); len(got) != 1 || got[0].ID != second {
+		t.Errorf("left: %+v", got)
+	}
+}
