@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/kafka"
 )
 
@@ -140,11 +141,14 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	if err != nil || len(messages) == 0 {
 		return false, err
 	}
+	failpoint.Hit("relay.before_publish")
 	acked, cause := r.Publisher.Publish(ctx, messages)
+	failpoint.Hit("relay.after_publish")
 	if acked > 0 {
 		if err := r.table.advance(ctx, l.epoch, l.position+int64(acked), r.owner, r.LeaseTTL); err != nil {
 			return false, errors.Join(cause, err)
 		}
+		failpoint.Hit("relay.after_checkpoint")
 		l.position += int64(acked)
 	}
 	if cause != nil && ctx.Err() == nil {
