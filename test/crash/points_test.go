@@ -103,18 +103,48 @@ type crashCase struct {
 	source, destination string
 }
 
-// patientCases are those of the short dose that wait as long as in production: for a relay's lease, for an engine's, for a
-// place in a consumer group.
-var patientCases = map[string]bool{
-	"transaction.after_commit " + completes: true, "saga.after_save " + compensates: true, "saga.before_start " + completes: true,
-}
+// patientCases are those of the short dose that wait as long as in production: for a relay's lease and an engine's (5 s), and for
+// a place in a consumer group (10 s).
+var patientCases = map[string]bool{"transaction.after_commit " + completes: true, "saga.after_insert " + completes: true}
 
-// shortDose kills at every point with every outcome.
+// shortDose kills once at every point with every outcome.
 func shortDose() []crashCase {
 	var all []crashCase
 	for _, p := range points {
 		for _, o := range outcomes {
 			all = append(all, crashCase{point: p, outcome: o, hit: p.hit(o.name), patient: patientCases[p.name+" "+o.name]})
+		}
+	}
+	return inTurn(all)
+}
+
+// passesMax is more than a transfer passes any point.
+const passesMax = 8
+
+// longDose kills at every pass; those that do not happen are found out. The first of each point waits as long as in production.
+func longDose() []crashCase {
+	var all []crashCase
+	for _, c := range shortDose() {
+		for c.hit = 1; c.hit <= passesMax; c.hit++ {
+			c.patient = c.hit == 1
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// inTurn has the services take turns: while one is killed, the others get over it.
+func inTurn(cases []crashCase) []crashCase {
+	by := map[string][]crashCase{}
+	for _, c := range cases {
+		by[c.point.service] = append(by[c.point.service], c)
+	}
+	var all []crashCase
+	for len(all) < len(cases) {
+		for _, service := range []string{transactions, sagas, accounts} {
+			if q := by[service]; len(q) > 0 {
+				all, by[service] = append(all, q[0]), q[1:]
+			}
 		}
 	}
 	return all
