@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -16,14 +15,16 @@ var binaries = map[string]string{
 	accounts: "account/cmd/accountd", transactions: "transaction/cmd/transactiond", sagas: "saga-orchestrator/cmd/sagad", "gateway": "gateway/cmd/gatewayd",
 }
 
-// build builds a service's binary; tags are the compiler's.
-func build(service, dir, tags string) (string, error) {
-	path := filepath.Join(dir, filepath.Base(binaries[service]))
-	out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "example.com/billing/services/"+binaries[service]).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", service, err, out)
+// build builds all of them into dir; tags are the compiler's.
+func build(dir, tags string) error {
+	args := []string{"build", "-tags", tags, "-o", dir + "/"}
+	for _, name := range binaries {
+		args = append(args, "example.com/billing/services/"+name)
 	}
-	return path, nil
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build the services: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // process is one service. It is told by a file which failpoint is armed, so that it need not be started again for that.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -45,20 +46,21 @@ func newStack(t *testing.T) *stack {
 	for _, service := range []string{accounts, transactions, sagas} {
 		dsn[service] = pgtest.DSN(t) // first of all: it skips the test where there is no server
 	}
+	dir := t.TempDir()
+	var built errgroup.Group
+	built.Go(func() error { return build(dir, "failpoints") })
 	brokers := startKafka(t)
+	if err := built.Wait(); err != nil {
+		t.Fatal(err)
+	}
 	addr := map[string]string{accounts: freeAddr(t), transactions: freeAddr(t), sagas: freeAddr(t), "gateway": freeAddr(t)}
 	env := []string{
 		"BILLING_KAFKA_BROKERS=" + brokers[0], "BILLING_LOG_FORMAT=text", "BILLING_HTTP_ADDR=" + addr["gateway"],
 		"BILLING_ACCOUNT_TARGET=" + addr[accounts], "BILLING_TRANSACTION_TARGET=" + addr[transactions], "BILLING_SAGA_TARGET=" + addr[sagas],
 		"BILLING_ACCOUNT_ADDR=" + addr[accounts], "BILLING_TRANSACTION_ADDR=" + addr[transactions], "BILLING_SAGA_ADDR=" + addr[sagas],
 	}
-	dir := t.TempDir()
-	for service := range binaries {
-		path, err := build(service, dir, "failpoints")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.services[service] = newProcess(t, path, append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
+	for service, name := range binaries {
+		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
 	}
 	s.http = "http://" + addr["gateway"]
 	s.connect(dsn, addr[accounts], brokers)
