@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/kafka"
 )
 
@@ -164,7 +165,9 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	}
 	acked, cause := 0, error(nil)
 	if len(flowing) > 0 {
+		failpoint.Hit("relay.before_publish")
 		acked, cause = r.Publisher.Publish(ctx, messages(flowing))
+		failpoint.Hit("relay.after_publish")
 	}
 	to := events[len(events)-1].position
 	if acked < len(flowing) {
@@ -175,6 +178,7 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 		if err := r.table.advance(ctx, l.epoch, to, positions(waiting), r.owner, r.LeaseTTL); err != nil {
 			return false, errors.Join(cause, err)
 		}
+		failpoint.Hit("relay.after_checkpoint")
 		l.position, moved = to, true
 	}
 	if cause == nil || ctx.Err() != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/kafka"
 )
 
@@ -82,12 +83,12 @@ func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kaf
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	var fresh []es.Event
 	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
 		have, err := p.model.Versions(ctx, tx, b.streams)
 		if err != nil {
 			return fmt.Errorf("read versions: %w", err)
 		}
-		var fresh []es.Event
 		gaps = map[es.Stream]kafka.GapError{}
 		for _, s := range b.streams {
 			if have[s] == Unreadable && b.loaded[s] {
@@ -102,8 +103,12 @@ func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kaf
 		if len(fresh) == 0 || len(gaps) > 0 {
 			return nil
 		}
+		failpoint.Hit("projection.before_commit")
 		return p.model.Apply(ctx, tx, fresh)
 	})
+	if err == nil && len(fresh) > 0 && len(gaps) == 0 {
+		failpoint.Hit("projection.after_commit")
+	}
 	return gaps, err
 }
 

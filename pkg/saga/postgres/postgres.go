@@ -17,6 +17,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/saga"
 )
 
@@ -54,6 +55,7 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 			return nil, err
 		}
 	}
+	failpoint.Hit("saga.before_insert")
 	found, err := s.pool.Query(ctx, `
 		INSERT INTO saga_state (saga_id, tenant_id, saga_type, status, revision, epoch, created_at, updated_at, state, subjects)
 		SELECT i, t, y, s, r, e, c, u, d, string_to_array(b, ' ')
@@ -65,6 +67,7 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 		return nil, espg.Classify("insert sagas", err)
 	}
 	ids, err := pgx.CollectRows(found, pgx.RowTo[string])
+	failpoint.Hit("saga.after_insert")
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
 	}
@@ -127,6 +130,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 		}
 		items[i] = []es.Append{{Stream: e.Stream, Events: []es.Event{e}}}
 	}
+	failpoint.Hit("saga.before_save")
 	errs := s.events.AppendWith(ctx, items, espg.With{
 		Read: func(b *pgx.Batch) {
 			b.Queue(`SELECT saga_id::text, revision, epoch FROM saga_state WHERE saga_id = ANY($1::uuid[])`, ids).Query(func(rows pgx.Rows) error {
@@ -169,6 +173,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 			return nil
 		},
 	})
+	failpoint.Hit("saga.after_save")
 	for i, err := range errs {
 		var conflict *es.ConflictError
 		if errors.As(err, &conflict) {

@@ -11,6 +11,7 @@ import (
 	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/rpc"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
@@ -86,6 +87,7 @@ func (s *Server) Post(ctx context.Context, req *accountv1.PostRequest) (*account
 	for j, out := range s.execute(ctx, second) {
 		results[second[j].index] = second[j].result(out)
 	}
+	failpoint.Hit("account.before_answer")
 	return &accountv1.PostResponse{Results: results}, nil
 }
 
@@ -175,7 +177,13 @@ func (s *Server) execute(ctx context.Context, postings []posting) []batch.Result
 			cmds[i].Metadata["causedBy"] = x.GetCausedBy()
 		}
 	}
-	return s.Executor.ExecuteAll(ctx, cmds)
+	if len(cmds) == 0 {
+		return nil
+	}
+	failpoint.Hit("account.before_commit")
+	outcomes := s.Executor.ExecuteAll(ctx, cmds)
+	failpoint.Hit("account.after_commit")
+	return outcomes
 }
 
 // register reads the register that a command wrote or found.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"example.com/billing/pkg/batch"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/saga"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
@@ -37,13 +38,17 @@ func New(account, transaction grpc.ClientConnInterface) *Clients {
 		postings: batch.New(options, func(ctx context.Context, items []*accountv1.Posting) []batch.Result[*accountv1.PostingResult] {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
+			failpoint.Hit("saga.before_request")
 			res, err := postings.Post(ctx, &accountv1.PostRequest{Postings: items})
+			failpoint.Hit("saga.after_answer")
 			return spread(len(items), res.GetResults(), err)
 		}),
 		settlements: batch.New(options, func(ctx context.Context, items []*transactionv1.Settlement) []batch.Result[*transactionv1.SettlementResult] {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
+			failpoint.Hit("saga.before_request")
 			res, err := settlement.Settle(ctx, &transactionv1.SettleRequest{Settlements: items})
+			failpoint.Hit("saga.after_answer")
 			return spread(len(items), res.GetResults(), err)
 		}),
 		registers: batch.New(options, func(ctx context.Context, items []*accountv1.RegisterKey) []batch.Result[*accountv1.RegisterContent] {

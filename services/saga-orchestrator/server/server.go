@@ -10,6 +10,7 @@ import (
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/run"
 	"example.com/billing/pkg/saga"
 	sagapg "example.com/billing/pkg/saga/postgres"
@@ -78,7 +79,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 
 	var bus cqrs.EventBus
 	bus.OnSaga("sagas", orchestrator.TransactionType, registry.Triggers(), func(ctx context.Context, events []es.Event) error {
+		failpoint.Hit("saga.before_start")
 		_, err := engine.Start(ctx, api.Triggers(events))
+		failpoint.Hit("saga.after_start")
 		return err
 	})
 	checks, err := edge.Stream{

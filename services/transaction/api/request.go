@@ -12,6 +12,7 @@ import (
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/money"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
@@ -50,6 +51,7 @@ func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read r
 		replayed(ctx)
 	}
 	t, err := s.await(ctx, r.ID, out.State, forEnd)
+	failpoint.Hit("transaction.before_answer")
 	return r.ID, t, err
 }
 
@@ -81,9 +83,12 @@ func (s *Server) requestTransaction(ctx context.Context, c cqrs.Message[RequestT
 	if r.Checked == nil && r.SourceID != "" && r.Type != transaction.Release {
 		r.Checked = s.checkAccounts(ctx, r)
 	}
-	return s.Executor.Execute(ctx, es.Command[transaction.Command]{
+	failpoint.Hit("transaction.before_commit")
+	out, err := s.Executor.Execute(ctx, es.Command[transaction.Command]{
 		ID: c.ID, StreamID: r.ID, OtherID: cmp.Or(r.PaymentID, r.HoldID), At: c.At, CorrelationID: c.CorrelationID, Metadata: c.Metadata(), Creates: true, Body: r,
 	})
+	failpoint.Hit("transaction.after_commit")
+	return out, err
 }
 
 // checkAccounts is nil if the accounts take part, a refusal if they do not, another error if that is not known.

@@ -7,6 +7,7 @@ import (
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
@@ -39,7 +40,10 @@ func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (
 		}
 		cmds, at = append(cmds, cmd), append(at, i)
 	}
-	for j, out := range s.Executor.ExecuteAll(ctx, cmds) {
+	failpoint.Hit("settlement.before_commit")
+	outcomes := s.Executor.ExecuteAll(ctx, cmds)
+	failpoint.Hit("settlement.after_commit")
+	for j, out := range outcomes {
 		if out.Err != nil {
 			results[at[j]] = undecided(out.Err)
 			continue
