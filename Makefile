@@ -43,6 +43,22 @@ test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres 
 fuzz: bin/billing ## Fuzz the REST API by its OpenAPI document for DURATION (60s)
 	@DURATION=$(or $(DURATION),60s) deploy/scripts/fuzz.sh
 
+# How long faults are injected, what they are drawn from, and how long Kafka is away.
+SEED ?= 42
+AWAY ?= 2m
+
+.PHONY: bin/chaos
+bin/chaos:
+	@go build -o bin/chaos ./test/chaos
+
+.PHONY: chaos
+chaos: bin/chaos ## Hurt the real processes, Postgres and Kafka under load for DURATION (60s), by SEED, and audit what they left
+	@exec bin/chaos -duration $(or $(DURATION),60s) -seed $(SEED)
+
+.PHONY: chaos-kafka
+chaos-kafka: bin/chaos ## Take Kafka away for AWAY (2m) under load, and audit what is left
+	@exec bin/chaos -duration 0 -away $(AWAY) -seed $(SEED)
+
 # How much bench-rebuild writes before it rebuilds.
 ACCOUNTS ?= 100000
 EVENTS ?= 1000000

@@ -32,6 +32,7 @@ type Driver struct {
 	accounts     accountv1.AccountServiceClient
 	transactions transactionv1.TransactionServiceClient
 	holds        transactionv1.HoldServiceClient
+	wait         *durationpb.Duration // nil = for nothing
 }
 
 // New makes a driver on connections to the account and the transaction service.
@@ -39,7 +40,17 @@ func New(ctx context.Context, t Failer, account, transaction grpc.ClientConnInte
 	return &Driver{
 		t: t, ctx: ctx, accounts: accountv1.NewAccountServiceClient(account),
 		transactions: transactionv1.NewTransactionServiceClient(transaction), holds: transactionv1.NewHoldServiceClient(transaction),
+		wait: durationpb.New(waitMax),
 	}
+}
+
+// Waiting is a driver whose answers wait no longer than this for a transaction's end; 0 = not at all.
+func (d *Driver) Waiting(most time.Duration) *Driver {
+	other := *d
+	if other.wait = nil; most > 0 {
+		other.wait = durationpb.New(most)
+	}
+	return &other
 }
 
 // Open is model.System's.
@@ -93,7 +104,7 @@ func (d *Driver) Ask(o model.Order) model.Answer {
 			GetTransaction() *transactionv1.Transaction
 		}
 		err  error
-		wait = durationpb.New(waitMax)
+		wait = d.wait
 		head = grpc.Header(&h)
 	)
 	switch o.Kind {
@@ -142,7 +153,7 @@ func optional(s string) *string {
 func (d *Driver) place(o model.Order) model.Answer {
 	var h metadata.MD
 	res, err := d.holds.PlaceHold(d.ctx, &transactionv1.PlaceHoldRequest{
-		IdempotencyKey: o.Key, AccountId: o.Source, DestinationAccountId: optional(o.Destination), Amount: o.Amount, Currency: o.Currency, Wait: durationpb.New(waitMax),
+		IdempotencyKey: o.Key, AccountId: o.Source, DestinationAccountId: optional(o.Destination), Amount: o.Amount, Currency: o.Currency, Wait: d.wait,
 	}, grpc.Header(&h))
 	hold := res.GetHold()
 	a := model.Answer{ID: hold.GetHoldId(), Status: "completed", Reason: hold.GetErrorReason(), Amount: hold.GetAmount()}
@@ -189,7 +200,7 @@ func (d *Driver) Batch(orders []model.Order) []model.Answer {
 // Void is model.System's.
 func (d *Driver) Void(hold string) model.Answer {
 	var h metadata.MD
-	res, err := d.holds.VoidHold(d.ctx, &transactionv1.VoidHoldRequest{HoldId: hold, Wait: durationpb.New(waitMax)}, grpc.Header(&h))
+	res, err := d.holds.VoidHold(d.ctx, &transactionv1.VoidHoldRequest{HoldId: hold, Wait: d.wait}, grpc.Header(&h))
 	return d.answer("void", err, h, model.Answer{ID: res.GetHold().GetHoldId(), Status: res.GetHold().GetStatus(), Amount: res.GetHold().GetAmount()})
 }
 
