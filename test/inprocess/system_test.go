@@ -59,7 +59,7 @@ func start(t *testing.T) *services {
 	registry, err := saga.NewRegistry(orchestrator.Definitions()...)
 	must(err)
 	s.sagas, err = saga.NewEngine(saga.Config{
-		Registry: registry, Actions: services.Actions(), Store: saga.NewMemory(), Log: slog.New(slog.DiscardHandler),
+		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Store: saga.NewMemory(), Log: slog.New(slog.DiscardHandler),
 	})
 	must(err)
 	stop(s.sagas.Stop)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,6 +68,18 @@ type harness struct {
 	t            *testing.T
 	store        saga.Store
 	transactions *transactions
+	says         map[string]saga.Register // what registers hold; none = open
+}
+
+// said are the harness's registers.
+type said struct{ *harness }
+
+func (s said) Read(_ context.Context, c saga.Call) (saga.Register, error) {
+	return cmp.Or(s.says[c.Action], saga.RegisterOpen), nil
+}
+
+func (s said) Cancel(context.Context, saga.Call) (saga.Answer, error) {
+	return saga.Answer{Outcome: saga.Refused, Reason: "POSTING_CANCELLED"}, nil
 }
 
 func newHarness(t *testing.T) *harness {
@@ -95,7 +108,7 @@ func (h *harness) instance(stop context.Context, a act) *instance {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	actions := map[string]saga.Action{}
+	actions, registers := map[string]saga.Action{}, map[string]saga.Registers{}
 	for _, d := range orchestrator.Definitions() {
 		names := append(d.StepNames(), d.OnFailed, d.OnCompensated)
 		for _, step := range d.Steps {
@@ -103,9 +116,10 @@ func (h *harness) instance(stop context.Context, a act) *instance {
 		}
 		for _, name := range names {
 			actions[name] = func(context.Context, saga.Call) (saga.Answer, error) { return a(name), nil }
+			registers[name] = said{h}
 		}
 	}
-	engine, err := saga.NewEngine(saga.Config{Registry: registry, Actions: actions, Store: h.store, Log: slog.New(slog.DiscardHandler)})
+	engine, err := saga.NewEngine(saga.Config{Registry: registry, Actions: actions, Registers: registers, Store: h.store, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		h.t.Fatal(err)
 	}
