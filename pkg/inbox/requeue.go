@@ -57,7 +57,7 @@ func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 	if err != nil {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a broken connection holds no lock
+	defer conn.Close(context.WithoutCancel(ctx))
 	var ours bool
 	if err := conn.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
 		return false, espg.Classify("hand out requeued messages", err)
