@@ -18,9 +18,8 @@ import (
 // Advisory locks. Who parks keeps out who requeues, so that no message is left behind; who hands out keeps out another
 // instance, so that a lane is handed out by one.
 const (
-	lockParking    = `SELECT pg_advisory_xact_lock(1248, 1)`
-	tryHandOut     = `SELECT pg_try_advisory_lock(1248, 2)`
-	releaseHandOut = `SELECT pg_advisory_unlock(1248, 2)`
+	lockParking = `SELECT pg_advisory_xact_lock(1248, 1)`
+	tryHandOut  = `SELECT pg_try_advisory_lock(1248, 2)`
 )
 
 // Lanes is the inbox's parked messages, for who looks after them.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
 
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
@@ -50,22 +51,17 @@ func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 	if err != nil || len(lanes) == 0 {
 		return false, err
 	}
-	conn, err := i.Pool.Acquire(ctx)
+	// The lock is on a connection of its own: the handlers must not wait for one that is held while they are waited for. It goes
+	// with the connection.
+	conn, err := pgx.ConnectConfig(ctx, i.Pool.Config().ConnConfig)
 	if err != nil {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
-	defer conn.Release()
+	defer conn.Close(context.WithoutCancel(ctx))
 	var ours bool
 	if err := conn.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if _, err := conn.Exec(ctx, releaseHandOut); err != nil {
-			_ = conn.Conn().Close(ctx) // the lock goes with the connection, which the pool then drops
-		}
-	}()
 	for _, l := range lanes {
 		n, err := i.handOutLane(ctx, l)
 		if err != nil {

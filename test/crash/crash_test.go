@@ -58,8 +58,11 @@ func (c crashCase) way() string { return c.point.key() + " " + c.outcome.name }
 // line is the case's in the table.
 func (c crashCase) line(took time.Duration) string {
 	note := ""
-	if c.patient {
+	switch {
+	case c.waits.session:
 		note = ", leases and sessions waited for"
+	case c.waits.leases:
+		note = ", leases waited for"
 	}
 	return fmt.Sprintf("%-11s %-25s %-14s pass %d %6d ms%s\n", c.point.service, c.point.name, c.outcome.name, c.hit, took.Milliseconds(), note)
 }
@@ -124,8 +127,11 @@ func (s *stack) carryOut(c crashCase) (took time.Duration, killed bool) {
 	service.arm("")
 	began := time.Now()
 	if killed {
-		if !c.patient {
-			s.forget(c.point.service)
+		if !c.waits.leases {
+			s.endLeases(c.point.service)
+		}
+		if !c.waits.session {
+			s.leaveGroup(c.point.service)
 		}
 		began = time.Now()
 		service.start()

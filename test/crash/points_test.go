@@ -30,12 +30,12 @@ var points = []point{
 	{service: sagas, name: "saga.before_insert", consumes: true},
 	{service: sagas, name: "saga.after_insert", consumes: true},
 	{service: sagas, name: "saga.after_start", consumes: true},
-	// A transfer's requests: the debit, the credit, the rollback, the end.
+	// A transfer's requests: the debit, the credit, the rollback (of two commits: it closes the debit's register first), the end.
 	{service: sagas, name: "saga.before_request", hits: map[string]int{completes: 2, refused: 1, compensates: 3}},
-	{service: accounts, name: "account.before_commit", hits: map[string]int{completes: 2, refused: 1, compensates: 3}},
-	{service: accounts, name: "account.after_commit", hits: map[string]int{completes: 2, refused: 1, compensates: 3}},
-	{service: accounts, name: "account.before_answer", hits: map[string]int{completes: 1, refused: 1, compensates: 2}},
-	{service: sagas, name: "saga.after_answer", hits: map[string]int{completes: 1, refused: 1, compensates: 2}},
+	{service: accounts, name: "account.before_commit", hits: map[string]int{completes: 2, refused: 1, compensates: 4}},
+	{service: accounts, name: "account.after_commit", hits: map[string]int{completes: 2, refused: 1, compensates: 4}},
+	{service: accounts, name: "account.before_answer", hits: map[string]int{completes: 1, refused: 1, compensates: 3}},
+	{service: sagas, name: "saga.after_answer", hits: map[string]int{completes: 1, refused: 1, compensates: 3}},
 	{service: sagas, name: "saga.before_save", hits: map[string]int{completes: 1, refused: 1, compensates: 2}},
 	{service: sagas, name: "saga.after_save", hits: map[string]int{completes: 1, refused: 2, compensates: 2}},
 	{service: transactions, name: "settlement.before_commit"},
@@ -95,24 +95,28 @@ var outcomes = []outcome{
 
 // crashCase is one kill.
 type crashCase struct {
-	point   point
-	outcome outcome
-	hit     int
-	// patient: nothing shortens the time until the others know that the process is dead.
-	patient             bool
+	point               point
+	outcome             outcome
+	hit                 int
+	waits               patience
 	source, destination string
 }
 
-// patientCases are those of the short dose that wait as long as in production: for a relay's lease and an engine's (5 s), and for
-// a place in a consumer group (10 s).
-var patientCases = map[string]bool{"transaction.after_commit " + completes: true, "saga.after_insert " + completes: true}
+// patience is what is waited for as long as in production, until the others know that the process is dead. The rest is shortened.
+type patience struct {
+	leases  bool // a relay's and an engine's, 5 s
+	session bool // in a consumer group, 10 s
+}
+
+// patientCases are those of the short dose that wait.
+var patientCases = map[string]patience{"transaction.after_commit " + completes: {leases: true}, "saga.after_insert " + completes: {leases: true}}
 
 // shortDose kills once at every point with every outcome.
 func shortDose() []crashCase {
 	var all []crashCase
 	for _, p := range points {
 		for _, o := range outcomes {
-			all = append(all, crashCase{point: p, outcome: o, hit: p.hit(o.name), patient: patientCases[p.name+" "+o.name]})
+			all = append(all, crashCase{point: p, outcome: o, hit: p.hit(o.name), waits: patientCases[p.name+" "+o.name]})
 		}
 	}
 	return inTurn(all)
@@ -126,7 +130,7 @@ func longDose() []crashCase {
 	var all []crashCase
 	for _, c := range shortDose() {
 		for c.hit = 1; c.hit <= passesMax; c.hit++ {
-			c.patient = c.hit == 1
+			c.waits = patience{c.hit == 1, c.hit == 1}
 			all = append(all, c)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,22 +17,41 @@ var binaries = map[string]string{
 	accounts: "account/cmd/accountd", transactions: "transaction/cmd/transactiond", sagas: "saga-orchestrator/cmd/sagad", "gateway": "gateway/cmd/gatewayd",
 }
 
-// build builds all of them into dir; tags are the compiler's.
-func build(dir, tags string) error {
+// built build the services and return the folder with the binaries, by the compiler's tags.
+var built = map[string]func() (string, error){
+	"":           sync.OnceValues(func() (string, error) { return build("") }),
+	"failpoints": sync.OnceValues(func() (string, error) { return build("failpoints") }),
+}
+
+var folder string // of all that is built
+
+func TestMain(m *testing.M) {
+	var err error
+	if folder, err = os.MkdirTemp("", "billing-crash-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+func build(tags string) (string, error) {
+	dir := filepath.Join(folder, "tags-"+tags)
 	args := []string{"build", "-tags", tags, "-o", dir + "/"}
 	for _, name := range binaries {
 		args = append(args, "example.com/billing/services/"+name)
 	}
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build the services: %w\n%s", err, out)
+		return "", fmt.Errorf("build the services: %w\n%s", err, out)
 	}
-	return nil
+	return dir, nil
 }
 
 // process is one service. It is told by a file which failpoint is armed, so that it need not be started again for that.
 type process struct {
 	t     *testing.T
 	path  string
+	log   string // the file
 	env   []string
 	armed string // the file
 
@@ -38,8 +59,9 @@ type process struct {
 	ended chan struct{}
 }
 
-func newProcess(t *testing.T, path string, env []string) *process {
-	p := &process{t: t, path: path, armed: path + ".armed"}
+// newProcess starts a binary; what it says goes to a file in dir.
+func newProcess(t *testing.T, binary, dir string, env []string) *process {
+	p := &process{t: t, path: binary, log: filepath.Join(dir, filepath.Base(binary)+".log"), armed: filepath.Join(dir, filepath.Base(binary)+".armed")}
 	p.env = append(append(os.Environ(), env...), "BILLING_FAILPOINT=@"+p.armed)
 	p.start()
 	t.Cleanup(p.stop)
@@ -48,7 +70,7 @@ func newProcess(t *testing.T, path string, env []string) *process {
 
 func (p *process) start() {
 	p.t.Helper()
-	log, err := os.OpenFile(p.path+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		p.t.Fatal(err)
 	}

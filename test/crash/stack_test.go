@@ -46,11 +46,10 @@ func newStack(t *testing.T) *stack {
 	for _, service := range []string{accounts, transactions, sagas} {
 		dsn[service] = pgtest.DSN(t) // first of all: it skips the test where there is no server
 	}
-	dir := t.TempDir()
-	var built errgroup.Group
-	built.Go(func() error { return build(dir, "failpoints") })
+	go func() { _, _ = built["failpoints"]() }() // while Kafka starts
 	brokers := startKafka(t)
-	if err := built.Wait(); err != nil {
+	dir, err := built["failpoints"]()
+	if err != nil {
 		t.Fatal(err)
 	}
 	addr := map[string]string{accounts: freeAddr(t), transactions: freeAddr(t), sagas: freeAddr(t), "gateway": freeAddr(t)}
@@ -59,8 +58,9 @@ func newStack(t *testing.T) *stack {
 		"BILLING_ACCOUNT_TARGET=" + addr[accounts], "BILLING_TRANSACTION_TARGET=" + addr[transactions], "BILLING_SAGA_TARGET=" + addr[sagas],
 		"BILLING_ACCOUNT_ADDR=" + addr[accounts], "BILLING_TRANSACTION_ADDR=" + addr[transactions], "BILLING_SAGA_ADDR=" + addr[sagas],
 	}
+	logs := t.TempDir()
 	for service, name := range binaries {
-		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
+		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), logs, append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
 	}
 	s.http = "http://" + addr["gateway"]
 	s.connect(dsn, addr[accounts], brokers)
@@ -122,8 +122,8 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// forget does at once what time would do for the service that was killed: its leases end, and its place in its consumer group.
-func (s *stack) forget(service string) {
+// endLeases does at once what 5 s would do for the service that was killed.
+func (s *stack) endLeases(service string) {
 	s.t.Helper()
 	ends := []string{"UPDATE outbox_relay SET leased_until = 'epoch'"}
 	if service == sagas {
@@ -134,6 +134,11 @@ func (s *stack) forget(service string) {
 			s.t.Fatal(err)
 		}
 	}
+}
+
+// leaveGroup does at once what 10 s would do: the place of the service that was killed in its consumer group is given up.
+func (s *stack) leaveGroup(service string) {
+	s.t.Helper()
 	group := groups[service]
 	var errs []error
 	coordinator, err := s.kafka.Coordinator(group)
