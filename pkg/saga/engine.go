@@ -129,7 +129,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
 		results := make([]batch.Result[struct{}], len(states))
 		for i, err := range cfg.Store.Save(ctx, states) {
-			results[i].Err = err
+			if results[i].Err = err; errors.Is(err, ErrStale) {
+				cfg.Log.Info("saga write refused", "error", err) // whose it was may not wait for it any more
+			}
 		}
 		return results
 	})

@@ -94,7 +94,7 @@ func (p *process) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
-	if b, _ := os.ReadFile(p.path + ".log"); p.t.Failed() {
+	if b, _ := os.ReadFile(p.log); p.t.Failed() {
 		p.t.Logf("%s said at last:\n%s", p.path, b[max(0, len(b)-4000):])
 	}
 }

@@ -27,6 +27,7 @@ type Config struct {
 	PostgresDSN       string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
 	AccountTarget     string `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
 	TransactionTarget string `name:"transaction-target" env:"BILLING_TRANSACTION_TARGET" default:"127.0.0.1:9102" help:"The transaction service, as a gRPC target."`
+	ActiveMax         int    `name:"active-max" env:"BILLING_SAGA_ACTIVE_MAX" default:"10000" help:"Sagas this instance works on at the same time; 1 = strictly one after the other."`
 	edge.KafkaSettings
 	run.Common
 }
@@ -62,7 +63,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "saga_ended_total", Help: "Sagas that ended, by type and status."}, []string{"type", "status"})
 	engine, err := saga.NewEngine(saga.Config{
-		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Store: store, Log: app.Log,
+		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Store: store, Log: app.Log, ActiveMax: cfg.ActiveMax,
 		OnEnd: func(s saga.State) { ended.WithLabelValues(s.SagaType, string(s.Status)).Inc() },
 	})
 	if err != nil {
