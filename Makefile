@@ -96,6 +96,7 @@ verify-modules:
 .PHONY: verify-lint
 verify-lint: bin/golangci-lint
 	@for m in $(filter-out proto/gen/go,$(MODULES)); do (cd $$m && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yaml ./...) || exit 1; done
+	@cd pkg && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yaml --build-tags failpoints ./failpoint/...
 	@echo "lint: ok"
 
 ##@ Change

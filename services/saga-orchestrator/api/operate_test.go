@@ -31,8 +31,7 @@ func TestVerbsAreRefused(t *testing.T) {
 	h := newHarness(t)
 	credited := make(chan struct{})
 	on := h.instance(t.Context(), func(action string) saga.Answer {
-		switch action {
-		case "credit_destination":
+		if action == "credit_destination" {
 			<-credited
 			return saga.Answer{Outcome: saga.Stuck, Reason: "LOST", Message: "Nobody knows."}
 		}
