@@ -118,6 +118,9 @@ func parse(s string) ([]*point, error) {
 	return all, nil
 }
 
+// stopTakes is how long a signal may take to stop all threads.
+const stopTakes = 200 * time.Millisecond
+
 // act returns where the process goes on.
 func (p *point) act() {
 	fmt.Fprintf(os.Stderr, "failpoint %s: %s at hit %d\n", p.name, p.action, p.nth)
@@ -127,6 +130,7 @@ func (p *point) act() {
 		select {} // nothing behind the point happens while the signal is on its way
 	case "stop":
 		signal(syscall.SIGSTOP)
+		time.Sleep(stopTakes) // nor here; what is left of it is slept when the process goes on
 	case "sleep":
 		time.Sleep(p.sleep)
 	}

@@ -240,7 +240,7 @@ func (e *Engine) Look(ctx context.Context, sagaID string) (s State, changed <-ch
 		s, changed = r.state, r.changed
 		r.mu.Unlock()
 	}
-	if s.SagaID == "" { // not at work here, or just taken up
+	if s.SagaID == "" || s.Epoch != e.lease.held() { // not at work here, just taken up, or perhaps another engine's by now
 		s, err = e.cfg.Store.Get(ctx, sagaID)
 		return s, nil, err
 	}

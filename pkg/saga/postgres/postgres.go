@@ -175,8 +175,11 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 	})
 	failpoint.Hit("saga.after_save")
 	for i, err := range errs {
-		var conflict *es.ConflictError
-		if errors.As(err, &conflict) {
+		var (
+			conflict  *es.ConflictError
+			duplicate *es.DuplicateError
+		)
+		if errors.As(err, &conflict) || errors.As(err, &duplicate) {
 			errs[i] = stale(sagas[i]) // another writer has ended it
 		}
 	}
