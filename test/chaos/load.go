@@ -73,7 +73,7 @@ func healthy(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the answer is what counts
 	res, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	if err == nil && res.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		err = errors.New(res.GetStatus().String())
