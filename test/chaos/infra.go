@@ -141,9 +141,9 @@ exec %q "$@"
 
 // newKafka prepares a Kafka with these listeners besides its own.
 func newKafka(dir, root string, port int, listeners []listener) (*kafkaNode, error) {
-	real, err := exec.LookPath("java")
+	found, err := exec.LookPath("java")
 	if home := os.Getenv("JAVA_HOME"); home != "" {
-		real, err = filepath.Join(home, "bin", "java"), nil
+		found, err = filepath.Join(home, "bin", "java"), nil
 	}
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func newKafka(dir, root string, port int, listeners []listener) (*kafkaNode, err
 	if err := os.MkdirAll(filepath.Join(home, "bin"), 0o750); err != nil {
 		return nil, err
 	}
-	script := fmt.Sprintf(java, bound.String(), told.String(), secure.String(), real)
+	script := fmt.Sprintf(java, bound.String(), told.String(), secure.String(), found)
 	if err := os.WriteFile(filepath.Join(home, "bin", "java"), []byte(script), 0o700); err != nil { //nolint:gosec // it is run
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 const (
 	attemptMax = 12 * time.Second // for one attempt to be answered
 	answerMax  = 2 * time.Minute  // for a request, over all its attempts
+	expiry     = 6 * time.Second  // of every other hold: while captures and voids of it may come
 	endMax     = 2 * time.Second  // an answer that waits for a transaction's end waits this long
 )
 
@@ -73,7 +74,7 @@ func healthy(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the answer is what counts
 	res, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	if err == nil && res.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		err = errors.New(res.GetStatus().String())
@@ -140,11 +141,19 @@ func (l *load) attempt(ctx context.Context, d door, send func(d *drive.Driver) m
 // order asks for a transaction; waiting is how long its answer waits for the end.
 func (l *load) order(ctx context.Context, rng *rand.Rand, o model.Order, waiting time.Duration) auditor.Request {
 	r := auditor.Request{Op: o.Kind, Key: o.Key, Source: o.Source, Destination: o.Destination, Amount: o.Amount, Currency: o.Currency, On: o.On}
+	expires := time.Time{}
+	if o.Kind == "hold" && rng.IntN(2) == 0 {
+		expires = time.Now().Add(expiry).Truncate(time.Millisecond)
+	}
 	return l.ask(ctx, rng, r, func(d *drive.Driver) model.Answer {
-		if o.Kind == "void" {
-			return d.Waiting(waiting).Void(o.On)
+		d = d.Waiting(waiting)
+		switch {
+		case o.Kind == "void":
+			return d.Void(o.On)
+		case o.Kind == "hold" && !expires.IsZero():
+			return d.Expiring(expires).Ask(o)
 		}
-		return d.Waiting(waiting).Ask(o)
+		return d.Ask(o)
 	})
 }
 

@@ -139,7 +139,10 @@ func (p *process) died() error {
 	}
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s %w: %v", p.name, errEnded, p.err)
+		if p.err == nil {
+			return fmt.Errorf("%s %w", p.name, errEnded)
+		}
+		return fmt.Errorf("%s %w: %w", p.name, errEnded, p.err)
 	default:
 		return nil
 	}

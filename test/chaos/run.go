@@ -80,15 +80,13 @@ func (r *result) hurt(ctx context.Context, s settings, c *cluster, l *load, faul
 	r.recovered = &recoveries{load: l, c: c, ctx: asked}
 	r.injector = &injector{c: c, say: r.say, ended: r.recovered.after, counts: map[kind]int{}}
 	err := r.injector.run(ctx, faults)
+	wait(ctx, time.Until(began.Add(max(s.duration, calm))))
 	if err == nil && s.away > 0 {
-		wait(ctx, time.Until(began.Add(s.duration)))
 		r.recovered.wg.Wait()
 		r.say("Kafka is away for %s", s.away)
 		var o outage
 		o, err = kafkaAway(ctx, c, r.journal, s.away)
 		r.outage = &o
-	} else {
-		wait(ctx, time.Until(began.Add(s.duration)))
 	}
 	r.lasted = time.Since(began)
 	stopLoad()

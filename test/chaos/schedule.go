@@ -77,11 +77,19 @@ type fault struct {
 }
 
 func (f fault) String() string {
-	s := fmt.Sprintf("%6.1fs %-20s %s for %s", f.at.Seconds(), f.kind, strings.Join(f.targets, " "), f.lasts)
+	s := fmt.Sprintf("%6.1fs %-20s %s for %s", f.at.Seconds(), f.kind, f.whom(), f.lasts)
 	if f.slow > 0 {
 		s += fmt.Sprintf(" by %s", f.slow)
 	}
 	return s
+}
+
+// whom is what the fault hits, as people read it: of an isolated process its name, not that of all its links.
+func (f fault) whom() string {
+	if f.kind == isolate {
+		return victim(f.targets)
+	}
+	return strings.Join(f.targets, " ")
 }
 
 const (
@@ -109,9 +117,9 @@ func plan(seed uint64, duration time.Duration) ([]fault, error) {
 			k := kindsOfFaults[i]
 			at := calm + time.Duration(len(faults))*gap + time.Duration(rng.Int64N(int64(gap)))/2
 			most := min(k.span.most, max(k.span.least, duration-at-tail/3))
-			f := fault{at: at.Truncate(100 * time.Millisecond), kind: k.kind, lasts: between2(rng, k.span.least, most).Truncate(100 * time.Millisecond)}
+			f := fault{at: at.Truncate(100 * time.Millisecond), kind: k.kind, lasts: drawSpan(rng, k.span.least, most).Truncate(100 * time.Millisecond)}
 			if strings.HasPrefix(string(f.kind), "delay") {
-				f.slow = between2(rng, 20*time.Millisecond, 600*time.Millisecond).Truncate(time.Millisecond)
+				f.slow = drawSpan(rng, 20*time.Millisecond, 600*time.Millisecond).Truncate(time.Millisecond)
 			}
 			f.targets = targets(rng, f.kind, func(names []string) bool {
 				return !slices.ContainsFunc(names, func(n string) bool { return busy[n] > f.at })
@@ -130,7 +138,7 @@ func plan(seed uint64, duration time.Duration) ([]fault, error) {
 	return faults, nil
 }
 
-func between2(rng *rand.Rand, least, most time.Duration) time.Duration {
+func drawSpan(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)+1))
 }
 
@@ -189,6 +197,16 @@ func linkNames(m medium) (names []string) {
 		}
 	}
 	return names
+}
+
+// victim is the process that linksOf gave these links of: its way to Postgres is the one among them.
+func victim(links []string) string {
+	for _, l := range links {
+		if from, ok := strings.CutSuffix(l, ">"+postgres); ok {
+			return from
+		}
+	}
+	return strings.Join(links, " ")
 }
 
 // linksOf lists all links of a process: its own, and those to it.

@@ -146,9 +146,13 @@ func (w *worker) user(c *currency, but string) string {
 // step asks for one thing; now and then for the same thing once more.
 func (w *worker) step(ctx context.Context) {
 	w.n++
+	if w.rng.IntN(100) == 0 {
+		w.brief(ctx)
+		return
+	}
 	o, waiting := w.draw()
 	r := w.order(ctx, w.rng, o, waiting)
-	if w.rng.IntN(40) == 0 && r.Answer == auditor.Accepted {
+	if w.rng.IntN(40) == 0 && r.Answer == auditor.Accepted && o.Kind != "hold" { // whose time would be another one
 		r = w.order(ctx, w.rng, o, waiting)
 	}
 	switch {
@@ -158,6 +162,19 @@ func (w *worker) step(ctx context.Context) {
 	case o.Kind == "hold":
 		w.holds = keep(w.holds, r)
 	}
+}
+
+// brief opens an account, asks for a transfer to it, and closes it while that is under way.
+func (w *worker) brief(ctx context.Context) {
+	c := w.world.currencies[w.rng.IntN(len(w.world.currencies))]
+	key := fmt.Sprintf("%s-%d", w.name, w.n)
+	r := auditor.Request{Op: "open", Key: key, Type: "USER", Currency: c.code}
+	r = w.ask(ctx, w.rng, r, func(d *drive.Driver) model.Answer { return d.Open(key, model.Opening{Type: r.Type, Currency: c.code}) })
+	if r.Answer != auditor.Accepted {
+		return
+	}
+	w.order(ctx, w.rng, model.Order{Kind: "transfer", Key: key, Source: w.user(c, ""), Destination: r.ID, Amount: c.amount(w.rng), Currency: c.code}, 0)
+	_, _ = w.attempt(ctx, w.doors[w.choose(w.rng)], func(d *drive.Driver) model.Answer { return d.SetStatus(r.ID, key+"-close", "closed") }) // a refusal is as good
 }
 
 // keep remembers the newest few.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
@@ -32,7 +33,8 @@ type Driver struct {
 	accounts     accountv1.AccountServiceClient
 	transactions transactionv1.TransactionServiceClient
 	holds        transactionv1.HoldServiceClient
-	wait         *durationpb.Duration // nil = for nothing
+	wait         *durationpb.Duration   // nil = for nothing
+	expires      *timestamppb.Timestamp // of holds; nil = by default
 }
 
 // New makes a driver on connections to the account and the transaction service.
@@ -50,6 +52,13 @@ func (d *Driver) Waiting(most time.Duration) *Driver {
 	if other.wait = nil; most > 0 {
 		other.wait = durationpb.New(most)
 	}
+	return &other
+}
+
+// Expiring is a driver that places holds which expire then.
+func (d *Driver) Expiring(at time.Time) *Driver {
+	other := *d
+	other.expires = timestamppb.New(at)
 	return &other
 }
 
@@ -154,6 +163,7 @@ func (d *Driver) place(o model.Order) model.Answer {
 	var h metadata.MD
 	res, err := d.holds.PlaceHold(d.ctx, &transactionv1.PlaceHoldRequest{
 		IdempotencyKey: o.Key, AccountId: o.Source, DestinationAccountId: optional(o.Destination), Amount: o.Amount, Currency: o.Currency, Wait: d.wait,
+		ExpiresAt: d.expires,
 	}, grpc.Header(&h))
 	hold := res.GetHold()
 	a := model.Answer{ID: hold.GetHoldId(), Status: "completed", Reason: hold.GetErrorReason(), Amount: hold.GetAmount()}

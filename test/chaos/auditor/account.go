@@ -54,9 +54,12 @@ func (x *audit) accountEvent(e event, d data) {
 		a.least, a.most = d.MinBalance, d.MaxBalance
 	case "AccountStatusChanged":
 		expect(x, "money", e.what(), "the status before", d.PreviousStatus, a.status)
+		if d.NewStatus == "closed" && (!a.balance.IsZero() || len(a.holds) > 0) {
+			x.wrong("money", e.what(), "closes the account with %s on it and %d holds", a.balance, len(a.holds))
+		}
 		if a.status = d.NewStatus; a.status != "closing" {
 			a.before = ""
-		} else {
+		} else if d.PreviousStatus != "closing" {
 			a.before = d.PreviousStatus
 		}
 	case "AccountLimitsChanged":

@@ -136,6 +136,7 @@ func (a Auditor) Open(ctx context.Context) ([]string, error) {
 		{a.Saga, "sagas have not ended", `SELECT count(*) FROM saga_state WHERE status IN ('in_progress', 'compensating')`},
 		{a.Saga, "sagas need attention", `SELECT count(*) FROM saga_state WHERE status NOT IN ('in_progress', 'compensating', 'completed', 'failed', 'compensated')`},
 		{a.Account, "accounts are closing", `SELECT count(*) FROM account_closing`},
+		{a.Transaction, "holds expire within a minute", `SELECT count(*) FROM hold_open WHERE expires_at < now() + interval '1 minute'`},
 		{a.Account, "account events are not published", outboxLag},
 		{a.Transaction, "transaction events are not published", outboxLag},
 		{a.Saga, "saga events are not published", outboxLag},
