@@ -38,7 +38,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 			kills++
 			lines[c.point.key()] = append(lines[c.point.key()], c.line(took))
 			if *crashAll { // long enough to be watched
-				t.Log(c.line(took))
+				t.Log(strings.TrimSpace(c.line(took)))
 			}
 			continue
 		}
