@@ -14,7 +14,7 @@ import (
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 )
 
-var crashAll = flag.Bool("crash-all", false, "kill at every pass of every point, and wait for leases and sessions at the first of each")
+var crashAll = flag.Bool("crash-all", false, "kill at every pass of every point, and wait for leases and sessions once for each")
 
 // kill -9 at each of the points: the transfer ends right each time.
 func TestKilledAtEveryPoint(t *testing.T) {
@@ -37,6 +37,9 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		if killed {
 			kills++
 			lines[c.point.key()] = append(lines[c.point.key()], c.line(took))
+			if *crashAll { // long enough to be watched
+				t.Log(strings.TrimSpace(c.line(took)))
+			}
 			continue
 		}
 		if over[c.way()] = true; c.hit <= c.point.hit(c.outcome.name) {

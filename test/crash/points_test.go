@@ -125,12 +125,14 @@ func shortDose() []crashCase {
 // passesMax is more than a transfer passes any point.
 const passesMax = 8
 
-// longDose kills at every pass; those that do not happen are found out. The first of each point waits as long as in production.
+// longDose kills at every pass; those that do not happen are found out. The first of each point waits as long as in production, of
+// a transfer that completes.
 func longDose() []crashCase {
 	var all []crashCase
 	for _, c := range shortDose() {
 		for c.hit = 1; c.hit <= passesMax; c.hit++ {
-			c.waits = patience{c.hit == 1, c.hit == 1}
+			first := c.hit == 1 && c.outcome.name == completes
+			c.waits = patience{leases: first, session: first}
 			all = append(all, c)
 		}
 	}
