@@ -35,6 +35,9 @@ func kafkaAway(ctx context.Context, c *cluster, j *journal, away time.Duration) 
 	for end := time.Now().Add(away); time.Now().Before(end) && wait(ctx, time.Second/4); {
 		_, _ = o.look(ctx, c) // one look that fails is none
 	}
+	if ctx.Err() != nil {
+		return o, ctx.Err()
+	}
 	o.accepted, o.refused = j.count(auditor.Accepted)-accepted, j.count(auditor.Refused)-refused
 	began := time.Now()
 	if err := c.kafka.start(); err != nil {

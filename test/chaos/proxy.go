@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,8 +11,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// healMax bounds taking a toxic out of a connection that nobody reads.
-const healMax = 2 * time.Second
+// poisonMax bounds putting a toxic into connections.
+const poisonMax = time.Second
 
 // medium is what a link leads to.
 type medium string
@@ -28,8 +27,10 @@ const (
 type link struct {
 	from, to string
 	medium   medium
-	mu       sync.Mutex
-	proxy    *toxiproxy.Proxy
+	server   *toxiproxy.ApiServer
+
+	mu    sync.Mutex
+	proxy *toxiproxy.Proxy
 }
 
 func (l *link) name() string { return l.from + ">" + l.to }
@@ -38,12 +39,22 @@ func (l *link) name() string { return l.from + ">" + l.to }
 func (l *link) addr() string { return l.proxy.Listen }
 
 func newLink(server *toxiproxy.ApiServer, from, to string, m medium, listen, upstream string) (*link, error) {
-	l := &link{from: from, to: to, medium: m}
-	l.proxy = toxiproxy.NewProxy(server, l.name(), listen, upstream)
-	if err := l.proxy.Start(); err != nil {
-		return nil, fmt.Errorf("proxy %s: %w", l.name(), err)
+	l := &link{from: from, to: to, medium: m, server: server, proxy: &toxiproxy.Proxy{Listen: listen, Upstream: upstream}}
+	return l, l.renew()
+}
+
+// renew puts a new proxy in the place of the one before, which has stopped: with the toxics given, as JSON.
+func (l *link) renew(toxics ...string) error {
+	l.proxy = toxiproxy.NewProxy(l.server, l.name(), l.proxy.Listen, l.proxy.Upstream)
+	for _, t := range toxics {
+		if _, err := l.proxy.Toxics.AddToxicJson(strings.NewReader(t)); err != nil {
+			return fmt.Errorf("proxy %s: %w", l.name(), err)
+		}
 	}
-	return l, nil
+	if err := l.proxy.Start(); err != nil {
+		return fmt.Errorf("proxy %s: %w", l.name(), err)
+	}
+	return nil
 }
 
 func newProxyServer() *toxiproxy.ApiServer {
@@ -59,39 +70,44 @@ func (l *link) cut() error {
 }
 
 // hang lets connections stand, and takes new ones, but nothing gets through.
-func (l *link) hang() error {
-	return l.poison(`{"name":"%[1]s","type":"timeout","stream":"%[1]s","attributes":{"timeout":0}}`)
-}
+func (l *link) hang() error { return l.poison("timeout", `{"timeout":0}`) }
 
 // slow delays everything by d, each way.
 func (l *link) slow(d time.Duration) error {
-	return l.poison(fmt.Sprintf(`{"name":"%%[1]s","type":"latency","stream":"%%[1]s","attributes":{"latency":%d}}`, d.Milliseconds()))
+	return l.poison("latency", fmt.Sprintf(`{"latency":%d}`, d.Milliseconds()))
 }
 
-func (l *link) poison(toxic string) error {
+// poison gives the connections that are there a toxic, and those to come.
+func (l *link) poison(kind, attributes string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var errs []error
+	var toxics []string
 	for _, stream := range []string{"upstream", "downstream"} {
-		_, err := l.proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(toxic, stream)))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", l.name(), err))
-		}
+		toxics = append(toxics, fmt.Sprintf(`{"name":%[1]q,"stream":%[1]q,"type":%q,"attributes":%s}`, stream, kind, attributes))
 	}
-	return errors.Join(errs...)
+	done := make(chan error, 1)
+	go func(p *toxiproxy.Proxy) {
+		var errs []error
+		for _, t := range toxics {
+			_, err := p.Toxics.AddToxicJson(strings.NewReader(t))
+			errs = append(errs, err)
+		}
+		done <- errors.Join(errs...)
+	}(l.proxy)
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(poisonMax): // a connection that just broke, or that nobody reads, is in its way
+		l.proxy.Stop()
+		return l.renew(toxics...)
+	}
 }
 
-// heal undoes whatever was done. All connections are closed first: the proxy may lose something of what is on its way while a
-// toxic is taken out, and no network loses a part of a connection and lets the rest through.
+// heal undoes whatever was done. All connections are closed: the proxy may lose something of what is on its way while a toxic is
+// taken out, and no network loses a part of a connection and lets the rest through.
 func (l *link) heal() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.proxy.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), healMax)
-	defer cancel()
-	l.proxy.Toxics.ResetToxics(ctx)
-	if err := l.proxy.Start(); err != nil {
-		return fmt.Errorf("proxy %s: %w", l.name(), err)
-	}
-	return nil
+	return l.renew()
 }

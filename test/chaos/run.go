@@ -81,7 +81,7 @@ func (r *result) hurt(ctx context.Context, s settings, c *cluster, l *load, faul
 	r.injector = &injector{c: c, say: r.say, ended: r.recovered.after, counts: map[kind]int{}}
 	err := r.injector.run(ctx, faults)
 	wait(ctx, time.Until(began.Add(max(s.duration, calm))))
-	if err == nil && s.away > 0 {
+	if err == nil && ctx.Err() == nil && s.away > 0 {
 		r.recovered.wg.Wait()
 		r.say("Kafka is away for %s", s.away)
 		var o outage
