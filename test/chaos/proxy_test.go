@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 )
@@ -27,7 +29,7 @@ func TestLink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.proxy.Stop)
+	t.Cleanup(func() { l.proxy.Stop() })
 	dial := func() net.Conn {
 		t.Helper()
 		c, err := net.Dial("tcp", l.addr())
@@ -47,7 +49,7 @@ func TestLink(t *testing.T) {
 		_, err := io.ReadFull(c, make([]byte, 1))
 		return time.Since(began), err
 	}
-	timeout := func(err error) bool { e, ok := err.(net.Error); return ok && e.Timeout() }
+	timeout := func(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 	c := dial()
 	if _, err := says(c); err != nil {
