@@ -32,15 +32,16 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.DurationVar(&s.duration, "duration", time.Minute, "how long faults are injected; 0 = none are")
-	flag.DurationVar(&s.away, "away", 5*time.Second, "how long Kafka is away at the end, under load; 0 = it is not")
-	flag.Uint64Var(&s.seed, "seed", 1, "of the schedule and of everything that is drawn")
-	flag.Float64Var(&s.rate, "rate", 250, "requests a second, at most")
-	flag.IntVar(&s.workers, "workers", 64, "callers at the same time")
-	flag.BoolVar(&s.race, "race", false, "build the services with the race detector")
-	flag.BoolVar(&s.plan, "plan", false, "print the schedule and do nothing")
-	flag.BoolVar(&s.keep, "keep", false, "keep logs and data in any case")
-	flag.Parse()
+	flags := flag.NewFlagSet("chaos", flag.ExitOnError) // one of its own: packages that it imports have flags of tests
+	flags.DurationVar(&s.duration, "duration", time.Minute, "how long faults are injected; 0 = none are")
+	flags.DurationVar(&s.away, "away", 5*time.Second, "how long Kafka is away at the end, under load; 0 = it is not")
+	flags.Uint64Var(&s.seed, "seed", 1, "of the schedule and of everything that is drawn")
+	flags.Float64Var(&s.rate, "rate", 250, "requests a second, at most")
+	flags.IntVar(&s.workers, "workers", 64, "callers at the same time")
+	flags.BoolVar(&s.race, "race", false, "build the services with the race detector")
+	flags.BoolVar(&s.plan, "plan", false, "print the schedule and do nothing")
+	flags.BoolVar(&s.keep, "keep", false, "keep logs and data in any case")
+	_ = flags.Parse(os.Args[1:]) // it exits by itself
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, s)
 	stop()
