@@ -135,3 +135,13 @@ func appendField(b []byte, lead byte, key, value string) []byte {
 	}
 	return append(append(append(b, '"'), value...), '"')
 }
+
+// UnknownTypeError is an event of a type that this code does not know: a newer version wrote it. That is no fault of the event's:
+// an instance of that version can read it, so whatever needs it is to be asked again.
+type UnknownTypeError struct{ Type string }
+
+// Error names the type.
+func (e *UnknownTypeError) Error() string { return fmt.Sprintf("unknown event type %q", e.Type) }
+
+// Unavailable tells the edge, and consumers, that asking again can help.
+func (e *UnknownTypeError) Unavailable() bool { return true }

@@ -76,7 +76,9 @@ func (c Condition) Holds(data json.RawMessage) bool {
 	var holds bool
 	switch c.Equals {
 	case "":
-		holds = at != nil && at != false && at != "" && at != json.Number("0")
+		n, isNumber := at.(json.Number)
+		f, _ := n.Float64()
+		holds = at != nil && at != false && at != "" && (!isNumber || f != 0)
 	default:
 		holds = at != nil && fmt.Sprint(at) == c.Equals
 	}

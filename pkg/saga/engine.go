@@ -247,6 +247,19 @@ func (e *Engine) Look(ctx context.Context, sagaID string) (s State, changed <-ch
 	return s, changed, nil
 }
 
+// LookStored is Look of what is stored, whatever memory knows more: what it shows once is never taken back.
+func (e *Engine) LookStored(ctx context.Context, sagaID string) (s State, changed <-chan struct{}, err error) {
+	if r := e.running(sagaID); r != nil {
+		r.mu.Lock()
+		s, changed = r.durable, r.changed
+		r.mu.Unlock()
+	}
+	if s.SagaID == "" || s.Epoch != e.lease.held() {
+		s, err = e.cfg.Store.Get(ctx, sagaID)
+	}
+	return s, changed, err
+}
+
 func (e *Engine) running(sagaID string) *run {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -275,13 +288,29 @@ func (e *Engine) work(ctx context.Context, s State, found bool) error {
 	}
 	e.active[s.SagaID] = r
 	e.done.Go(func() {
-		defer func() {
-			e.mu.Lock()
-			delete(e.active, s.SagaID)
-			e.mu.Unlock()
-			<-e.slots
-		}()
-		r.drive(s, found)
+		defer func() { <-e.slots }()
+		for {
+			r.drive(s, found)
+			if e.leave(r, s.SagaID) {
+				return
+			}
+			found = true
+		}
 	})
 	return nil
+}
+
+// leave ends a run, unless somebody has told it to look again meanwhile.
+func (e *Engine) leave(r *run, sagaID string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-r.news:
+		if e.ctx.Err() == nil {
+			return false
+		}
+	default:
+	}
+	delete(e.active, sagaID)
+	return true
 }

@@ -52,6 +52,8 @@ func (l *lease) end() int64 {
 	defer l.mu.Unlock()
 	epoch := l.epoch
 	l.epoch = 0
+	close(l.lost)
+	l.lost = make(chan struct{})
 	return epoch
 }
 

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -119,6 +120,8 @@ func skip(d Definition, s State, v Intervention) (State, error) {
 		case next.Op == OpCancel && register.closed():
 			answer = Answer{Outcome: Refused, Reason: s.ErrorReason}
 		case next.Op == OpUndo && v.Registers[next.Step.Name].closed(): // nothing to undo
+		case !has && (next.Op == OpCancel || v.Registers[next.Step.Name] == RegisterDone):
+			return s, es.Refuse(ReasonStepNotDone, "%s has no register that says whether going on without it would lose or make money.", action)
 		case has && register != RegisterDone:
 			return s, es.Refuse(ReasonStepNotDone, "The register of %s is %s: going on without it would lose or make money.", action, register)
 		}
@@ -141,9 +144,15 @@ func compensate(d Definition, s State, v Intervention) (State, error) {
 	if s.Status == Compensating || s.ErrorReason != "" {
 		return s, es.Refuse(ReasonNotWaiting, "The saga is being undone already.")
 	}
-	i := d.pivot()
-	if !CanGiveUp(d, s) || i >= 0 && v.Registers[d.Steps[i].Name] == RegisterDone {
+	pivot, has := RegisterOpen, true
+	if i := d.pivot(); i >= 0 {
+		pivot, has = v.Registers[d.Steps[i].Name]
+	}
+	switch {
+	case !CanGiveUp(d, s) || pivot == RegisterDone:
 		return s, es.Refuse(ReasonPivotDone, "The saga is past the point of no return: from here there is only forward.")
+	case !has:
+		return s, es.Refuse(ReasonStepNotDone, "The pivot has no register that says whether it was done.")
 	}
 	return GiveUp(d, s, ReasonStopped, "Stopped by "+v.Actor+": "+v.Why, v.At), nil
 }
@@ -176,60 +185,86 @@ func resume(d Definition, s State, v Intervention) (State, error) {
 	return s, nil
 }
 
-// resolve ends a saga as what its registers say: all in effect, or nothing. Anything between would leave money in transit.
+// resolve has a saga end as what its registers say: all in effect, or nothing. Anything between would leave money in transit. What
+// is left to tell others is told; only where that is what the saga stopped at, it counts as done by hand.
 func resolve(d Definition, s State, v Intervention) (State, error) {
 	if err := waits(s, v.Verb); err != nil {
 		return s, err
 	}
+	stopped := s.Before.Action
 	s = s.restored()
-	var in, out, open []string
-	touched := false
-	for i, r := range s.Records() {
-		step := d.Steps[i]
-		register, has := v.Registers[step.Name]
-		if r.Status == StepSkipped || !has && step.Kind == Retriable && d.CanBeGivenUp() {
-			continue // what comes after the pivot does not say whether the saga is in effect
-		}
-		if !has {
-			register = assumed(r.Status)
-		}
-		undone := v.Registers[step.Compensation] == RegisterDone || r.Status == StepUndone
-		touched = touched || register == RegisterDone
-		switch {
-		case register == RegisterDone && !undone:
-			in = append(in, step.Name)
-		case register == RegisterOpen && !undone:
-			open = append(open, step.Name)
-		default:
-			out = append(out, step.Name)
-		}
-	}
+	in, out, open := s.effects(d, v.Registers)
 	switch {
 	case len(in) > 0 && len(out)+len(open) > 0:
 		return s, es.Refuse(ReasonMoneyInTransit, "Done is %s, and not %s: the money between would stay in transit.",
-			strings.Join(in, ", "), strings.Join(append(out, open...), ", "))
+			strings.Join(in, ", "), strings.Join(slices.Concat(slices.Sorted(maps.Keys(out)), open), ", "))
 	case len(in) > 0 && s.Status == Compensating:
 		return s, es.Refuse(ReasonMoneyInTransit, "Done is %s, and it is being undone.", strings.Join(in, ", "))
 	case len(open) > 0:
 		return s, es.Refuse(ReasonStepNotDone, "The register of %s is open: it may still be done.", strings.Join(open, ", "))
 	case len(in) > 0:
 		s = s.with(func(records []StepRecord) {
-			for i := range records {
-				if slices.Contains(in, d.Steps[i].Name) {
+			for i, step := range d.Steps {
+				if slices.Contains(in, step.Name) {
 					records[i].Status = StepDone
+				} else if step.Name == stopped && records[i].Status == StepPending {
+					records[i].Status = StepSkipped
 				}
 			}
 		})
-		s.Status, s.ErrorReason, s.ErrorMessage = Completed, "", ""
-	case touched:
-		s.Status = Compensated
-	default:
-		s.Status = Failed
+		s.Status, s.ErrorReason, s.ErrorMessage = InProgress, "", ""
+		if s.CurrentStep == len(d.Steps) {
+			s.Status = Completed
+		}
+		return s, nil
 	}
-	if s.Status != Completed && s.ErrorReason == "" {
+	if next := Next(d, s); len(next) == 1 && next[0].Op == OpReport { // that is what it stopped at
+		timeline := s.Timeline
+		s = Apply(d, s, next[0], Answer{Outcome: Done}, v.At)
+		s.Timeline = timeline
+		return s, nil
+	}
+	s = s.with(func(records []StepRecord) {
+		for i, step := range d.Steps {
+			if to, ok := out[step.Name]; ok {
+				records[i].Status = to
+			}
+		}
+	})
+	if s.Status = Compensating; s.ErrorReason == "" {
 		s.ErrorReason, s.ErrorMessage = ReasonStopped, "Resolved by "+v.Actor+": "+v.Why
 	}
 	return s, nil
+}
+
+// effects sorts the steps that say whether a saga is in effect: those that are, those that are not and never will be, with how their
+// records say it, and those that may still be.
+func (s State) effects(d Definition, registers map[string]Register) (in []string, out map[string]StepStatus, open []string) {
+	out = map[string]StepStatus{}
+	for i, r := range s.Records() {
+		step := d.Steps[i]
+		register, has := registers[step.Name]
+		if r.Status == StepSkipped || !has && step.Kind == Retriable && (d.CanBeGivenUp() || len(registers) > 0) {
+			continue // what only tells of the end does not say whether the saga is in effect
+		}
+		if !has {
+			register = assumed(r.Status)
+		}
+		undone := registers[step.Compensation] == RegisterDone || r.Status == StepUndone
+		switch {
+		case register == RegisterDone && !undone:
+			in = append(in, step.Name)
+		case register == RegisterOpen && !undone:
+			open = append(open, step.Name)
+		case undone:
+			out[step.Name] = StepUndone
+		case register == RegisterRefused && r.Status != StepUnknown: // of one that was given up others may have told already
+			out[step.Name] = StepRefused
+		default:
+			out[step.Name] = StepCancelled
+		}
+	}
+	return in, out, open
 }
 
 // assumed is what the register of an action without one would say, by the saga's own record.

@@ -54,7 +54,8 @@ func TestVerbs(t *testing.T) {
 		{"skip a compensation that was done", map[string]saga.Answer{"credit": refusal(), "debit_back": stuck()}, saga.Skip, with(back, said{"debit_back": "done"}), saga.Compensating, "", "release"},
 		{"skip a compensation of what was never done", map[string]saga.Answer{"credit": refusal(), "debit_back": stuck()}, saga.Skip, with(back, said{"debit": "cancelled"}), saga.Compensating, "", "release"},
 
-		{"compensate before the pivot", map[string]saga.Answer{"debit": stuck()}, saga.Compensate, said{}, saga.Compensating, "", "credit"},
+		{"compensate before the pivot", map[string]saga.Answer{"debit": stuck()}, saga.Compensate, said{"credit": "open"}, saga.Compensating, "", "credit"},
+		{"compensate a pivot without a register", map[string]saga.Answer{"debit": stuck()}, saga.Compensate, said{}, "", saga.ReasonStepNotDone, ""},
 		{"compensate while the pivot's register is open", map[string]saga.Answer{"credit": stuck()}, saga.Compensate, forward, saga.Compensating, "", "credit"},
 		{"compensate once the pivot's register is done", map[string]saga.Answer{"credit": stuck()}, saga.Compensate, past, "", saga.ReasonPivotDone, ""},
 		{"compensate after the pivot", map[string]saga.Answer{"complete": stuck()}, saga.Compensate, past, "", saga.ReasonPivotDone, ""},
@@ -66,6 +67,9 @@ func TestVerbs(t *testing.T) {
 		{"resume after the pivot", map[string]saga.Answer{"complete": stuck()}, saga.Resume, past, saga.InProgress, "", "complete"},
 
 		{"resolve with all in effect", map[string]saga.Answer{"complete": stuck()}, saga.Resolve, past, saga.Completed, "", ""},
+		{"resolve at a pivot that was done", map[string]saga.Answer{"credit": stuck()}, saga.Resolve, past, saga.InProgress, "", "complete"},
+		{"resolve at a first step that was refused", map[string]saga.Answer{"reserve": stuck()}, saga.Resolve,
+			said{"reserve": "refused", "debit": "cancelled", "credit": "cancelled"}, saga.Compensating, "", "tell_compensated"},
 		{"resolve with money in transit", map[string]saga.Answer{"credit": refusal(), "debit_back": stuck()}, saga.Resolve, back, "", saga.ReasonMoneyInTransit, ""},
 		{"resolve at an open register", map[string]saga.Answer{"reserve": stuck()}, saga.Resolve, said{"reserve": "open", "debit": "open", "credit": "open"}, "", saga.ReasonStepNotDone, ""},
 		{"resolve with nothing done", map[string]saga.Answer{"reserve": refusal(), "tell_failed": stuck()}, saga.Resolve,
@@ -99,7 +103,7 @@ func TestVerbs(t *testing.T) {
 	}
 	s := saga.NewState(d, trigger(), now)
 	for _, verb := range saga.Verbs() {
-		after, err := saga.Operate(d, s, saga.Intervention{Verb: verb, Registers: said{}, At: now})
+		after, err := saga.Operate(d, s, saga.Intervention{Verb: verb, Registers: said{"credit": "open"}, At: now})
 		if verb == saga.Compensate {
 			if err != nil || after.Status != saga.Compensating || after.ErrorReason != saga.ReasonStopped {
 				t.Errorf("compensate what is under way: %s, %v", after.Status, err)

@@ -34,10 +34,6 @@ func (e *Engine) recover(ctx context.Context) error {
 	n := 0
 	take := func(sagas []State) error {
 		for _, s := range sagas {
-			if _, known := e.cfg.Registry.Find(s.SagaType, s.Definition); !known {
-				e.cfg.Log.Error("saga cannot run: its definition is gone", "saga", s.SagaID, "type", s.SagaType, "definition", s.Definition)
-				continue
-			}
 			n++
 			if err := e.work(ctx, s, true); err != nil {
 				return err
@@ -46,14 +42,18 @@ func (e *Engine) recover(ctx context.Context) error {
 		return nil
 	}
 	for {
-		sagas, err := e.cfg.Store.Claim(ctx, epoch, pageMax)
+		free := min(pageMax, cap(e.slots)-len(e.slots)) // what cannot be worked on here is left to others
+		if free <= 0 {
+			break
+		}
+		sagas, err := e.cfg.Store.Claim(ctx, epoch, e.cfg.Registry.Kinds(), free)
 		if err != nil {
 			return err
 		}
 		if err := take(sagas); err != nil {
 			return err
 		}
-		if len(sagas) < pageMax {
+		if len(sagas) < free {
 			break
 		}
 	}

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,6 +58,22 @@ func (r Registry) Triggers() []string {
 // Types lists the saga types in alphabetical order.
 func (r Registry) Types() []string {
 	return r.collect(func(d Definition) string { return d.Name })
+}
+
+// SagaKind is a version of a definition.
+type SagaKind struct {
+	Type    string
+	Version int
+}
+
+// Kinds lists all versions, in order.
+func (r Registry) Kinds() []SagaKind {
+	all := make([]SagaKind, 0, len(r.byKey))
+	for _, d := range r.byKey {
+		all = append(all, SagaKind{d.Name, d.Version})
+	}
+	slices.SortFunc(all, func(a, b SagaKind) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Version, b.Version)) })
+	return all
 }
 
 func (r Registry) collect(of func(Definition) string) []string {

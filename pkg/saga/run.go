@@ -19,7 +19,8 @@ type run struct {
 
 	mu      sync.Mutex
 	state   State         // newest state that may be shown
-	changed chan struct{} // closed at the next change
+	durable State         // newest state that is stored
+	changed chan struct{} // closed at the next change of either
 }
 
 func newRun(e *Engine, s State) *run {
@@ -42,6 +43,15 @@ func (r *run) show(s State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = s
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// stored notes that a state is stored.
+func (r *run) stored(s State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.durable = s
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -101,8 +111,11 @@ var errNews = errors.New("the saga was changed by someone else")
 
 // advance carries a saga from a stored state as far as it goes. It returns an error when a write did not succeed, or would not.
 func (r *run) advance(d Definition, s State) error {
+	s.WakeAt = time.Time{} // it is awake
 	r.show(s)
-	j := &journey{run: r, definition: d, state: s, began: time.Now(), writer: writer{queue: r.engine.saves, lease: r.engine.lease, epoch: s.Epoch, revision: s.Revision}}
+	r.stored(s)
+	j := &journey{run: r, definition: d, state: s, began: time.Now()}
+	j.writer = writer{queue: r.engine.saves, lease: r.engine.lease, alive: r.engine.ctx, epoch: s.Epoch, revision: s.Revision, stored: r.stored}
 	for {
 		if len(Next(d, j.state)) == 0 {
 			return nil
@@ -131,6 +144,9 @@ func (j *journey) wait() (asleep bool, err error) {
 	left := time.Until(at)
 	if at.IsZero() || left <= 0 {
 		return false, nil
+	}
+	if due := Due(j.definition, j.state); !due.IsZero() && !time.Now().Before(due) {
+		return false, j.keep(Expire(j.definition, j.state, time.Now()), true) // it was not waiting for anybody's answer
 	}
 	if left > j.engine.cfg.SleepMax {
 		s := j.state
@@ -204,6 +220,13 @@ func (j *journey) carryOut(next []Decision) (err error) {
 		case <-due.C:
 			expired = true
 			leave()
+		case landed := <-j.flight:
+			if err = errors.Join(err, j.landed(landed)); err == nil && j.behind {
+				err = j.begin(context.WithoutCancel(j.engine.ctx), j.state)
+			}
+			if err != nil {
+				leave()
+			}
 		case <-j.news:
 			err = errNews
 			leave()

@@ -328,3 +328,100 @@ func TestOneAtATime(t *testing.T) {
 		}
 	})
 }
+
+// running has an engine look after unfinished sagas until the returned function stops it.
+func running(t *testing.T, e *saga.Engine) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { _ = e.Run(ctx); close(ran) }()
+	return func() { cancel(); <-ran; stop(t, e) }
+}
+
+// A delay that reaches beyond the deadline does not hide it.
+func TestADeadlineBeforeTheDelayIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlan(undo("a"), saga.Step{Name: "p", Kind: saga.Pivot, Delay: 3 * time.Hour})
+		p.definition.Deadline = time.Hour
+		store := saga.NewMemory()
+		e := p.engine(t, store, nil)
+		end := running(t, e)
+		p.start(t, e, "s", `{}`)
+		time.Sleep(time.Hour + time.Minute)
+		synctest.Wait()
+		if s, _ := store.Get(t.Context(), "s"); s.Status != saga.Compensated || s.Revision > 10 || strings.Join(p.effects(), " ") != "a a_back tell_compensated" {
+			t.Errorf("%s at revision %d, effects %v\n%s", s.Status, s.Revision, p.effects(), types(s))
+		}
+		end()
+	})
+}
+
+// A saga that has slept belongs to whoever woke it, and has its deadline.
+func TestASagaThatSleptIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlan(undo("a"), saga.Step{Name: "p", Kind: saga.Pivot, Delay: 24 * time.Hour, Deadline: 10 * time.Minute})
+		p.hang = "p"
+		store := saga.NewMemory()
+		one, two := p.engine(t, store, nil), p.engine(t, store, nil)
+		ends := []func(){running(t, one), running(t, two)}
+		p.start(t, one, "s", `{}`)
+		time.Sleep(24*time.Hour + 5*time.Minute)
+		synctest.Wait()
+		if n := one.Active() + two.Active(); n != 1 {
+			t.Errorf("%d engines work on it", n)
+		}
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if s, _ := store.Get(t.Context(), "s"); s.Status != saga.Compensated || s.Revision > 12 {
+			t.Errorf("%s at revision %d\n%s", s.Status, s.Revision, types(s))
+		}
+		for _, end := range ends {
+			end()
+		}
+	})
+}
+
+// An engine whose lease is not sure stops all the same.
+func TestStopWithoutALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlan(undo("a"), saga.Step{Name: "p", Kind: saga.Pivot})
+		p.hang, p.refuse = "p", "p"
+		store := &silent{Store: saga.NewMemory()}
+		e := p.engine(t, store, nil)
+		p.start(t, e, "s", `{}`)
+		synctest.Wait()
+		store.paused.Store(true)
+		time.Sleep(10 * time.Second) // the lease has ended
+		close(p.open)                // the refusal is to be stored, and is not
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		began := time.Now()
+		stop(t, e)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v to stop", took)
+		}
+	})
+}
+
+// A saga of a kind that an engine does not know is left to one that does.
+func TestAnUnknownKindIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, newer := newPlan(undo("a"), saga.Step{Name: "p", Kind: saga.Pivot}), newPlan(undo("a"), saga.Step{Name: "p", Kind: saga.Pivot, Delay: time.Hour})
+		newer.definition.Version = 2
+		store := saga.NewMemory()
+		first := newer.engine(t, store, nil)
+		newer.start(t, first, "s", `{}`)
+		synctest.Wait()
+		stop(t, first)
+		endOld := running(t, old.engine(t, store, nil))
+		time.Sleep(2 * time.Hour)
+		endNew := running(t, newer.engine(t, store, nil))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s, _ := store.Get(t.Context(), "s"); s.Status != saga.Completed {
+			t.Errorf("%s\n%s", s.Status, types(s))
+		}
+		endOld()
+		endNew()
+	})
+}

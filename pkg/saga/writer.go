@@ -10,9 +10,12 @@ import (
 type writer struct {
 	queue    *batch.Queue[State, struct{}]
 	lease    *lease
+	alive    context.Context // ends when the engine stops: then nobody renews the lease any more
+	stored   func(State)     // is told what was stored
 	epoch    int64
 	revision int64      // of the stored row, without the write in flight
 	flight   chan error // a write begun and not yet waited for; nil = none
+	behind   bool       // a newer state was not begun because of it
 }
 
 // begin writes a state without waiting. While the write before it is still under way it does nothing: a newer state follows.
@@ -24,9 +27,11 @@ func (w *writer) begin(ctx context.Context, s State) error {
 				return err
 			}
 		default:
+			w.behind = true
 			return nil
 		}
 	}
+	w.behind = false
 	if w.lease.held() != w.epoch {
 		return nil // not sure to be ours: the next write that is waited for finds out
 	}
@@ -35,6 +40,9 @@ func (w *writer) begin(ctx context.Context, s State) error {
 	w.flight = flight
 	go func() {
 		_, err := w.queue.Do(ctx, s)
+		if err == nil {
+			w.stored(s)
+		}
 		flight <- err
 	}()
 	return nil
@@ -48,11 +56,15 @@ func (w *writer) write(ctx context.Context, s State) error {
 			return err
 		}
 	}
-	if err := w.lease.check(ctx, w.epoch); err != nil {
+	if err := w.lease.check(w.alive, w.epoch); err != nil {
 		return err
 	}
+	w.behind = false
 	s.Revision, s.Epoch = w.revision, w.epoch
 	_, err := w.queue.Do(ctx, s)
+	if err == nil {
+		w.stored(s)
+	}
 	return w.landed(err)
 }
 

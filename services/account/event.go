@@ -2,7 +2,6 @@ package account
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"github.com/shopspring/decimal"
 
@@ -159,7 +158,7 @@ func decode(eventType string, data json.RawMessage) (es.Fact, error) {
 	case StatusChanged{}.EventType():
 		return decodeAs[StatusChanged](data)
 	}
-	return nil, fmt.Errorf("unknown event type %q", eventType)
+	return nil, &es.UnknownTypeError{Type: eventType}
 }
 
 func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {

@@ -150,7 +150,7 @@ func decode(eventType string, data json.RawMessage) (es.Fact, error) {
 	if d := decoders[eventType]; d != nil {
 		return d(data)
 	}
-	return nil, fmt.Errorf("unknown event type %q", eventType)
+	return nil, &es.UnknownTypeError{Type: eventType}
 }
 
 // Decode reads an event's payload.

@@ -40,24 +40,29 @@ func (s *Store) Release(ctx context.Context, epoch int64) error {
 
 // claimable are unfinished sagas that no living engine works on, and that do not sleep.
 const claimable = ` FROM saga_state s WHERE status IN ('in_progress', 'compensating') AND (wake_at IS NULL OR wake_at <= clock_timestamp())
-	AND NOT EXISTS (SELECT FROM saga_engine e WHERE e.epoch = s.epoch)`
+	AND NOT EXISTS (SELECT FROM saga_engine e WHERE e.epoch = s.epoch)
+	AND EXISTS (SELECT FROM unnest($1::text[], $2::int[]) AS k(t, v) WHERE k.t = s.saga_type AND k.v = s.definition)`
 
 // Claim is saga.Store's. It takes sagas under the lock of the log, as Save writes them: a write that found a saga its own is
 // committed before the saga is another's.
-func (s *Store) Claim(ctx context.Context, epoch int64, limit int) (claimed []saga.State, err error) {
+func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.SagaKind, limit int) (claimed []saga.State, err error) {
+	types, versions := make([]string, len(kinds)), make([]int, len(kinds))
+	for i, k := range kinds {
+		types[i], versions[i] = k.Type, k.Version
+	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM saga_engine WHERE leased_until < clock_timestamp()`); err != nil {
 			return err
 		}
 		var some bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT`+claimable+`)`).Scan(&some); err != nil || !some {
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT`+claimable+`)`, types, versions).Scan(&some); err != nil || !some {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `SELECT FROM es_log FOR UPDATE`); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `WITH mine AS (SELECT saga_id`+claimable+` ORDER BY created_at, saga_id LIMIT $2)
-			UPDATE saga_state g SET epoch = $1 FROM mine WHERE g.saga_id = mine.saga_id RETURNING g.revision, g.epoch, g.state`, epoch, limit)
+		rows, err := tx.Query(ctx, `WITH mine AS (SELECT saga_id`+claimable+` ORDER BY created_at, saga_id LIMIT $3)
+			UPDATE saga_state g SET epoch = $4 FROM mine WHERE g.saga_id = mine.saga_id RETURNING g.revision, g.epoch, g.state`, types, versions, limit, epoch)
 		if err != nil {
 			return err
 		}

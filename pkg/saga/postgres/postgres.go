@@ -57,12 +57,12 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 	}
 	failpoint.Hit("saga.before_insert")
 	found, err := s.pool.Query(ctx, `
-		INSERT INTO saga_state (saga_id, tenant_id, saga_type, status, revision, epoch, created_at, updated_at, state, subjects)
-		SELECT i, t, y, s, r, e, c, u, d, string_to_array(b, ' ')
-		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[])
-		AS x(i, t, y, s, r, e, c, u, d, b)
+		INSERT INTO saga_state (saga_id, tenant_id, saga_type, definition, status, revision, epoch, created_at, updated_at, state, subjects)
+		SELECT i, t, y, v, s, r, e, c, u, d, string_to_array(b, ' ')
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[], $11::int[])
+		AS x(i, t, y, s, r, e, c, u, d, b, v) ORDER BY i
 		ON CONFLICT DO NOTHING RETURNING saga_id::text`,
-		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.epochs, rows.created, rows.updated, rows.states, rows.subjects)
+		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.epochs, rows.created, rows.updated, rows.states, rows.subjects, rows.versions)
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
 	}
@@ -220,6 +220,7 @@ type rows struct {
 	ids, tenants, types, statuses, subjects []string
 	reasons                                 []*string // nil = nothing failed
 	revisions, epochs                       []int64
+	versions                                []int // of the definition
 	created, updated                        []time.Time
 	wakes                                   []*time.Time // nil = it does not sleep
 	states                                  [][]byte
@@ -235,7 +236,7 @@ func (r *rows) add(st saga.State) error {
 		return fmt.Errorf("encode saga %s: %w", st.SagaID, err)
 	}
 	r.ids, r.tenants = append(r.ids, st.SagaID), append(r.tenants, st.TenantID())
-	r.types, r.statuses = append(r.types, st.SagaType), append(r.statuses, string(st.Status))
+	r.types, r.statuses, r.versions = append(r.types, st.SagaType), append(r.statuses, string(st.Status)), append(r.versions, st.Definition)
 	r.revisions, r.created, r.updated = append(r.revisions, st.Revision), append(r.created, st.CreatedAt), append(r.updated, st.UpdatedAt)
 	r.states, r.epochs, r.subjects = append(r.states, b), append(r.epochs, st.Epoch), append(r.subjects, strings.Join(st.Subjects, " "))
 	r.reasons, r.wakes = append(r.reasons, given(st.ErrorReason)), append(r.wakes, given(st.WakeAt))

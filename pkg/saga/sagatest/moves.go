@@ -285,14 +285,28 @@ func (x *explorer) meddle(n *node, move func(string, func(*node))) {
 		if err != nil {
 			continue
 		}
+		stopped := ""
+		if n.stored.Before != nil {
+			stopped = n.stored.Before.Action
+		}
 		move("a person says "+string(verb), func(c *node) {
 			c.left.Verbs--
-			c.meddled = true
+			c.meddled = c.meddled || verb == saga.Skip || verb == saga.Resolve && !x.moves(stopped) // told by hand
 			after.Timeline, after.Actions, after.Results = after.Timeline[:1], nil, nil
 			c.stored = after
 			c.stored.Revision, c.stored.Epoch = n.stored.Revision+1, 0
 		})
 	}
+}
+
+// moves: the action is a step or compensation that moves something.
+func (x *explorer) moves(action string) bool {
+	for _, s := range x.d.Steps {
+		if s.Kind != saga.Retriable && s.Name == action || s.Compensation != "" && s.Compensation == action {
+			return true
+		}
+	}
+	return false
 }
 
 // check says what is wrong with a state; "" = nothing.

@@ -55,7 +55,7 @@ func (s *Server) WatchSaga(req *sagav1.WatchSagaRequest, out grpc.ServerStreamin
 
 // look reads a saga as it is now. While it is still on its way here it is the accepted transaction's, which is asked for once.
 func (s *Server) look(ctx context.Context, id string, accepted *saga.State) (saga.State, <-chan struct{}, error) {
-	st, changed, err := s.engine.Look(ctx, id)
+	st, changed, err := s.engine.LookStored(ctx, id)
 	if !errors.Is(err, saga.ErrNotFound) {
 		return st, changed, err
 	}

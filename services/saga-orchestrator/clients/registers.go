@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/saga"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	orchestrator "example.com/billing/services/saga-orchestrator"
@@ -54,12 +56,13 @@ func (r Register) Cancel(ctx context.Context, call saga.Call) (saga.Answer, erro
 	return posted(r.money, res)
 }
 
-// Read says what the register of call's action holds now, and changes nothing. A rollback's call
+// Read says what the register of call's action holds now, and changes nothing. Where the call names no register that there could be
+// (its account is no account's id), what it is of never will be done. A rollback's call
 // names in Undoes what it undoes.
 func (r Register) Read(ctx context.Context, call saga.Call) (saga.Register, error) {
 	in, err := orchestrator.ReadInput(call.Input)
 	if err != nil {
-		return "", err
+		return saga.RegisterRefused, nil //nolint:nilerr // no call of it can ever be made
 	}
 	key := &accountv1.RegisterKey{SagaId: call.SagaID, Step: call.Action, AccountId: r.money.on.account(in)}
 	if r.money.kind == accountv1.PostingKind_POSTING_KIND_ROLLBACK {
@@ -72,8 +75,11 @@ func (r Register) Read(ctx context.Context, call saga.Call) (saga.Register, erro
 		return "", fmt.Errorf("read register of %s: %w", call.Action, err)
 	}
 	state, known := registerStates[content.GetState()]
-	if !known {
-		return "", fmt.Errorf("read register of %s: %s: %s", call.Action, content.GetErrorReason(), content.GetErrorMessage())
+	switch {
+	case known:
+		return state, nil
+	case content.GetErrorReason() == rpc.ReasonInvalidArgument:
+		return saga.RegisterRefused, nil
 	}
-	return state, nil
+	return "", &es.UnavailableError{Op: "read register of " + call.Action, Err: fmt.Errorf("%s: %s", content.GetErrorReason(), content.GetErrorMessage())}
 }

@@ -134,7 +134,6 @@ func TestReadRegisterUnknown(t *testing.T) {
 	}{
 		"a call that fails":                       {&services{err: errors.New("connection lost")}, call("debit_source")},
 		"an answer missing":                       {&services{few: true, read: func(*accountv1.RegisterKey) *accountv1.RegisterContent { return nil }}, call("debit_source")},
-		"a trigger that cannot be read":           {&services{}, unreadable},
 		"a rollback that says not what it undoes": {&services{}, call("credit_source_rollback")},
 	} {
 		if got, err := registers(t, tc.services)[tc.call.Action].Read(t.Context(), tc.call); err == nil || got != "" {
@@ -165,4 +164,18 @@ func TestRegistersAreNotMixedUp(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// What names no register that there could be never will be done, so that a person can give its saga up.
+func TestReadRegisterOfNothing(t *testing.T) {
+	unreadable := call("debit_source")
+	unreadable.Input = json.RawMessage(`[]`)
+	s := &services{read: func(*accountv1.RegisterKey) *accountv1.RegisterContent {
+		return &accountv1.RegisterContent{ErrorReason: "INVALID_ARGUMENT", ErrorMessage: "accountId"}
+	}}
+	for _, c := range []saga.Call{unreadable, call("debit_source")} {
+		if got, err := registers(t, s)["debit_source"].Read(t.Context(), c); got != saga.RegisterRefused || err != nil {
+			t.Errorf("%s: got %q, %v", c.Input, got, err)
+		}
+	}
 }

@@ -9,6 +9,7 @@ CREATE TABLE saga_engine (
 );
 
 ALTER TABLE saga_state
+    ADD COLUMN definition   int NOT NULL DEFAULT 1,    -- the version it started with
     ADD COLUMN epoch        bigint NOT NULL DEFAULT 0, -- 0 = nobody's
     ADD COLUMN wake_at      timestamptz,               -- nobody works on it before then
     ADD COLUMN error_reason text COLLATE "C",

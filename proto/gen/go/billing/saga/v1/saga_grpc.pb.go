@@ -46,8 +46,7 @@ type SagaServiceClient interface {
 	WatchSaga(ctx context.Context, in *WatchSagaRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSagaResponse], error)
 	// GetSagaTimeline tells everything that happened to a saga, in order, and how long each step took.
 	GetSagaTimeline(ctx context.Context, in *GetSagaTimelineRequest, opts ...grpc.CallOption) (*GetSagaTimelineResponse, error)
-	// CountSagas counts sagas by type, status and error reason. Sagas that need attention and those under way are counted by
-	// an index; to count those that have ended, the sagas of the time asked for are read.
+	// CountSagas counts sagas by type, status and error reason. All sagas that the filters leave are read: name a time.
 	CountSagas(ctx context.Context, in *CountSagasRequest, opts ...grpc.CallOption) (*CountSagasResponse, error)
 	// RetrySaga has a saga that needs attention do again what it stopped at.
 	RetrySaga(ctx context.Context, in *RetrySagaRequest, opts ...grpc.CallOption) (*RetrySagaResponse, error)
@@ -195,8 +194,7 @@ type SagaServiceServer interface {
 	WatchSaga(*WatchSagaRequest, grpc.ServerStreamingServer[WatchSagaResponse]) error
 	// GetSagaTimeline tells everything that happened to a saga, in order, and how long each step took.
 	GetSagaTimeline(context.Context, *GetSagaTimelineRequest) (*GetSagaTimelineResponse, error)
-	// CountSagas counts sagas by type, status and error reason. Sagas that need attention and those under way are counted by
-	// an index; to count those that have ended, the sagas of the time asked for are read.
+	// CountSagas counts sagas by type, status and error reason. All sagas that the filters leave are read: name a time.
 	CountSagas(context.Context, *CountSagasRequest) (*CountSagasResponse, error)
 	// RetrySaga has a saga that needs attention do again what it stopped at.
 	RetrySaga(context.Context, *RetrySagaRequest) (*RetrySagaResponse, error)
