@@ -20,7 +20,7 @@ type injector struct {
 	mu     sync.Mutex
 	counts map[kind]int
 	late   time.Duration // most that a fault began after its time
-	revive int           // services that ended by themselves and were started again
+	revive []string      // services that ended by themselves and were started again, and their last words
 }
 
 // run carries out the faults and returns when all of them are over, and everything runs and is connected again.
@@ -143,9 +143,10 @@ func (in *injector) supervise(ctx context.Context) {
 			}
 			if p, ok := in.c.nodes[name].(*process); ok {
 				if err := p.died(); err != nil {
-					in.say("       %v: started again (%v)", err, p.start())
+					why := fmt.Sprintf("%v: %s", err, p.lastWords())
+					in.say("       %s: started again (%v)", why, p.start())
 					in.mu.Lock()
-					in.revive++
+					in.revive = append(in.revive, why)
 					in.mu.Unlock()
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -128,6 +129,16 @@ func (p *process) stop() error {
 	case <-time.After(stopMax):
 		return errors.Join(fmt.Errorf("%s still runs %s after SIGTERM", p.name, stopMax), p.kill())
 	}
+}
+
+// lastWords is the last line of its log.
+func (p *process) lastWords() string {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
 }
 
 // died reports whether it ended by itself.

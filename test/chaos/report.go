@@ -87,7 +87,10 @@ func (r *result) printFaults(faults []fault) {
 		}
 		fmt.Printf(" %s %d;", k.kind, r.injector.counts[k.kind])
 	}
-	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), r.injector.revive)
+	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), len(r.injector.revive))
+	for _, why := range r.injector.revive {
+		fmt.Println("         ", why)
+	}
 	fmt.Println("recovery  the longest by kind, from the end of the fault:")
 	for _, m := range r.recovered.slowest(len(kindsOfFaults)) {
 		fmt.Printf("          %5.1f s until a fresh transfer completed, %5.1f s until all of before had its outcome, %d other faults meanwhile: %s\n", m.fresh.Seconds(), m.backlog.Seconds(), m.others, m.fault)
