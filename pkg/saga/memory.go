@@ -145,7 +145,7 @@ func (m *Memory) Release(_ context.Context, epoch int64) error {
 }
 
 // Claim is Store's.
-func (m *Memory) Claim(_ context.Context, epoch int64, kinds []SagaKind, limit int) ([]State, error) {
+func (m *Memory) Claim(_ context.Context, epoch int64, kinds []DefinitionID, limit int) ([]State, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -156,7 +156,7 @@ func (m *Memory) Claim(_ context.Context, epoch int64, kinds []SagaKind, limit i
 	}
 	out := m.oldest(func(s State) bool {
 		_, leased := m.leases[s.Epoch]
-		return !s.Status.Rests() && slices.Contains(kinds, SagaKind{s.SagaType, s.Definition}) && s.Epoch != epoch && !leased && !s.WakeAt.After(now)
+		return !s.Status.Rests() && slices.Contains(kinds, DefinitionID{s.SagaType, s.Definition}) && s.Epoch != epoch && !leased && !s.WakeAt.After(now)
 	}, limit)
 	for i := range out {
 		out[i].Epoch = epoch

@@ -46,7 +46,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		if free <= 0 {
 			break
 		}
-		sagas, err := e.cfg.Store.Claim(ctx, epoch, e.cfg.Registry.Kinds(), free)
+		sagas, err := e.cfg.Store.Claim(ctx, epoch, e.cfg.Registry.IDs(), free)
 		if err != nil {
 			return err
 		}

@@ -60,19 +60,19 @@ func (r Registry) Types() []string {
 	return r.collect(func(d Definition) string { return d.Name })
 }
 
-// SagaKind is a version of a definition.
-type SagaKind struct {
+// DefinitionID is a saga type in one version.
+type DefinitionID struct {
 	Type    string
 	Version int
 }
 
-// Kinds lists all versions, in order.
-func (r Registry) Kinds() []SagaKind {
-	all := make([]SagaKind, 0, len(r.byKey))
+// IDs lists all versions, in order.
+func (r Registry) IDs() []DefinitionID {
+	all := make([]DefinitionID, 0, len(r.byKey))
 	for _, d := range r.byKey {
-		all = append(all, SagaKind{d.Name, d.Version})
+		all = append(all, DefinitionID{d.Name, d.Version})
 	}
-	slices.SortFunc(all, func(a, b SagaKind) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Version, b.Version)) })
+	slices.SortFunc(all, func(a, b DefinitionID) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Version, b.Version)) })
 	return all
 }
 

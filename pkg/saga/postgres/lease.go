@@ -45,7 +45,7 @@ const claimable = ` FROM saga_state s WHERE status IN ('in_progress', 'compensat
 
 // Claim is saga.Store's. It takes sagas under the lock of the log, as Save writes them: a write that found a saga its own is
 // committed before the saga is another's.
-func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.SagaKind, limit int) (claimed []saga.State, err error) {
+func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.DefinitionID, limit int) (claimed []saga.State, err error) {
 	types, versions := make([]string, len(kinds)), make([]int, len(kinds))
 	for i, k := range kinds {
 		types[i], versions[i] = k.Type, k.Version

@@ -96,7 +96,7 @@ func testLease(t *testing.T, s saga.Store) {
 }
 
 // known are the kinds of the sagas here, and one more.
-var known = []saga.SagaKind{{Type: "other", Version: 3}, {Type: "transfer", Version: 1}}
+var known = []saga.DefinitionID{{Type: "other", Version: 3}, {Type: "transfer", Version: 1}}
 
 // claim claims and wants exactly these.
 func claim(t *testing.T, s saga.Store, epoch int64, limit int, want ...saga.State) {
