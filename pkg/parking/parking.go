@@ -123,6 +123,12 @@ func (l Lanes) Count(ctx context.Context) (Counts, error) {
 	return c, espg.Classify("count "+l.Table, err)
 }
 
+// Waiting counts the rows that wait, and nothing else about them: by an index alone, also where there are very many.
+func (l Lanes) Waiting(ctx context.Context) (n int64, err error) {
+	err = l.Pool.QueryRow(ctx, `SELECT count(*) FROM `+l.Table+` WHERE done_at IS NULL`).Scan(&n)
+	return n, espg.Classify("count "+l.Table, err)
+}
+
 // Requeue sends a row's whole lane on its way again, in order, and returns the row and how many rows were sent. A lane that is
 // on its way already, and a row that is through, stay as they are. Errors: ErrUnknown.
 func (l Lanes) Requeue(ctx context.Context, id, by, reason string) (Row, int64, error) {
