@@ -149,6 +149,9 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+	if n, err := Lanes(pool).Waiting(t.Context()); n != 2 || err != nil {
+		t.Errorf("%d wait: %v", n, err)
+	}
 	round(4, 0) // behind a parked lane
 	eventually(t, "the next ones flowed or are parked", flowed(4*1001))
 
@@ -277,6 +280,37 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
+	}
+}
+
+// A lane on its way that takes many batches holds up no other lane, and what is new of it stays behind it.
+func TestALongLaneOnItsWayHoldsUpNoOther(t *testing.T) {
+	s, pool := open(t)
+	sick, well := es.Stream{Type: "Account", ID: uuid.NewString()}, es.Stream{Type: "Account", ID: uuid.NewString()}
+	const events, batch = 30, 3
+	var lane, others []string
+	for v := range int64(events) {
+		lane = append(lane, commit(t, s, sick, v+1, 0))
+	}
+	exec(t, pool, `INSERT INTO outbox_parked (id, position, stream_type, stream_id, version, event_type, attempts, parked_at, status)
+		SELECT event_id, position, stream_type, stream_id, version, event_type, 1, clock_timestamp(), 'requeued' FROM es_event`)
+	exec(t, pool, `UPDATE outbox_relay SET position = $1`, events)
+	r := &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		if slices.Contains(eventIDs(batch), lane[0]) { // the lane's first batch is on its way
+			lane = append(lane, commit(t, s, sick, events+1, 0))
+			others = append(others, commit(t, s, well, 1, 0), commit(t, s, well, 2, 0))
+		}
+		return len(batch), nil
+	}}
+	start(t, Config{Pool: pool, Publisher: r, BatchMax: batch})
+	eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
+	got := r.published()
+	if at := slices.Index(got, others[0]); at > 2*batch {
+		t.Errorf("the other lane's event went out as number %d", at+1)
+	}
+	ofLane := slices.DeleteFunc(got, func(id string) bool { return slices.Contains(others, id) })
+	if !slices.Equal(ofLane, lane) {
+		t.Errorf("published %v of the lane, want %v", ofLane, lane)
 	}
 }
 
