@@ -310,6 +310,31 @@ func TestRequeueHandsOutInOrder(t *testing.T) {
 	}
 }
 
+// A lane that an outage holds up leaves the others on their way, and the outage is still reported.
+func TestATransientLaneHoldsUpNoOther(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	h.fail(poison("x"))
+	i := box(pool)
+	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x", "c=x", "b=2")))
+	h.fail(func(m kafka.Message) error {
+		if string(m.Key) != "b" {
+			return &es.UnavailableError{Op: string(m.Key), Err: io.EOF}
+		}
+		return nil
+	})
+	for offset := range int64(3) {
+		requeue(t, pool, offset+1)
+	}
+	moved, err := i.handOut(t.Context())
+	if !moved || !Transient(err) || !strings.Contains(err.Error(), "a:") || !strings.Contains(err.Error(), "c:") {
+		t.Errorf("moved: %v, %v", moved, err)
+	}
+	if got := rows(t, pool); got != "a/1 requeued 5, b/2 done 5, c/3 requeued 5, b/4 done 0" || h.of("b") != "x 2" {
+		t.Errorf("%s, handled %q", got, h.of("b"))
+	}
+}
+
 // A message that can never be handled is discarded: the row stays, and the rest of the lane is requeued.
 func TestDiscard(t *testing.T) {
 	pool := open(t)
