@@ -314,6 +314,31 @@ func TestALongLaneOnItsWayHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+// Only what Kafka acknowledged is a success: parking is none, nor is a resend that is refused.
+func TestParkingIsNoSuccess(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	poison := commit(t, s, sick, 1, 0)
+	commit(t, s, sick, 2, 0)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{poison} }), RetryMax: time.Millisecond})
+	none := func(when string) {
+		t.Helper()
+		if st := stats(t, pool); !st.ProcessedAt.IsZero() || st.LastError == "" || st.Retries != 5 || st.Failed != 0 {
+			t.Errorf("%s: %+v", when, st)
+		}
+	}
+	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	none("parked")
+	requeue(t, pool, poison)
+	eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
+	none("refused again")
+	happen(t, s, 1)
+	eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
+	if st := stats(t, pool); st.ProcessedAt.IsZero() || st.LastError != "" || st.Retries != 0 {
+		t.Errorf("delivered: %+v", st)
+	}
+}
+
 // What is committed between a requeue and the relay's next look goes with the lane, whoever parks it behind it.
 func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	s, pool := open(t)
@@ -321,11 +346,11 @@ func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	ids := []string{commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)}
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 1, []int64{1}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	requeue(t, pool, ids[0])
-	if err := errors.Join(tb.advance(t.Context(), l.epoch, 2, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch)); err != nil {
+	if err := errors.Join(tb.advance(t.Context(), l.epoch, 2, 0, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch)); err != nil {
 		t.Fatal(err)
 	}
 	if got := parked(t, pool); len(got) != 2 || got[1].Status != parking.Requeued {
@@ -384,7 +409,7 @@ func TestRequeueAndCleanUp(t *testing.T) {
 	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 2, []int64{1, 2}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), l.epoch, 2, 0, []int64{1, 2}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []int64{2, 0} {

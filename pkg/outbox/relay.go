@@ -183,7 +183,7 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	}
 	waiting = slices.DeleteFunc(waiting, func(e event) bool { return e.position > to })
 	if to > l.position {
-		if err := r.table.advance(ctx, l.epoch, to, positions(waiting), r.owner, r.LeaseTTL); err != nil {
+		if err := r.table.advance(ctx, l.epoch, to, acked, positions(waiting), r.owner, r.LeaseTTL); err != nil {
 			return false, errors.Join(cause, err)
 		}
 		failpoint.Hit("relay.after_checkpoint")
