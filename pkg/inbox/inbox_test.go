@@ -436,6 +436,9 @@ func TestDiscard(t *testing.T) {
 	if n := requeue(t, pool, 2); n != 1 {
 		t.Errorf("requeued %d", n)
 	}
+	if r, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 2), "ann", "perhaps it is just handled"); !errors.Is(err, parking.ErrDone) || rows(t, pool) != "a/1 discarded 5, a/2 requeued 0" {
+		t.Errorf("discard what is on its way: %+v, %v", r, err)
+	}
 	run(t, i)
 	eventually(t, "the rest is through", func() bool { return count(t, pool).Rows == 0 })
 	must(t, handle(t.Context(), batch(1, "a=x", "a=2", "a=3")))
