@@ -2,9 +2,12 @@ package inbox
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -149,6 +152,86 @@ func TestTheUnreadableIsParkedAtOnce(t *testing.T) {
 	}
 	if h.of("a") != "1 2" {
 		t.Errorf("handled %q", h.of("a"))
+	}
+}
+
+// Whatever a producer wrote as key and time, the message is parked and its partition goes on; and its lane is as any other.
+func TestAnyKeyAndTimeIsParked(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	h.fail(poison("x"))
+	i := box(pool)
+	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
+	noise := make([]byte, 100<<10) // does not compress
+	for n := 0; n < len(noise); n += sha256.Size {
+		hash := sha256.Sum256(fmt.Append(nil, n))
+		copy(noise[n:], hash[:])
+	}
+	key := hex.EncodeToString(noise)
+	messages := func() []kafka.Message {
+		out := batch(1, key+"=x", "a=1", "b=x", "c=x", "d=x", key+"=2")
+		out[2].Time, out[3].Time, out[4].Time = time.UnixMilli(math.MaxInt64), time.UnixMilli(math.MinInt64), time.Time{}
+		return out
+	}
+	for range 2 {
+		must(t, handle(t.Context(), messages()))
+	}
+	must(t, handle(t.Context(), batch(7, key+"=3")))
+	if got, want := strings.ReplaceAll(rows(t, pool), key, "key"), "key/1 parked 5, b/3 parked 5, c/4 parked 5, d/5 parked 5, key/6 parked 0, key/7 parked 0"; got != want {
+		t.Errorf("parked %s\nwant %s", got, want)
+	}
+	if c := count(t, pool); c.Rows != 6 || c.Lanes != 4 {
+		t.Errorf("%+v", c)
+	}
+	h.fail(nil)
+	for offset, want := range map[int64]int64{6: 3, 3: 1, 4: 1, 5: 1} {
+		if n := requeue(t, pool, offset); n != want {
+			t.Errorf("requeued %d of offset %d's lane, want %d", n, offset, want)
+		}
+	}
+	run(t, i)
+	eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 })
+	if h.of(key) != "x 2 3" {
+		t.Errorf("handled %q", h.of(key))
+	}
+}
+
+// A topic that was made anew begins at offset 0 again: its messages are not taken for those that were parked before.
+func TestATopicMadeAnew(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	h.fail(poison("x", "y"))
+	i := box(pool)
+	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
+	must(t, handle(t.Context(), batch(1, "a=x")))
+	_, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 1), "ann", "the topic is gone")
+	must(t, err)
+	anew := batch(1, "b=y", "b=2")
+	for n := range anew {
+		anew[n].Time = anew[n].Time.Add(time.Hour)
+	}
+	for range 2 {
+		must(t, handle(t.Context(), anew))
+	}
+	if c := count(t, pool); c.Rows != 2 || c.Lanes != 1 {
+		t.Errorf("%+v: %s", c, rows(t, pool))
+	}
+	h.fail(nil)
+	requeue(t, pool, 2)
+	run(t, i)
+	eventually(t, "both are handled", func() bool { return count(t, pool).Rows == 0 })
+	if h.of("b") != "y 2" {
+		t.Errorf("handled %q", h.of("b"))
+	}
+}
+
+// What a message says of its version counts only where it is one.
+func TestTheVersionOfWhatCannotBeRead(t *testing.T) {
+	for text, want := range map[string]int64{"7": 7, "0": 0, "": 0, "x": 0, "-7": 0, "99999999999999999999": 0, "-99999999999999999999": 0} {
+		m := kafka.Message{Headers: []kafka.Header{{Key: "aggregateVersion", Value: []byte(text)}}}
+		if _, _, _, got := describe(m); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
 	}
 }
 
@@ -310,6 +393,31 @@ func TestRequeueHandsOutInOrder(t *testing.T) {
 	}
 }
 
+// A lane that an outage holds up leaves the others on their way, and the outage is still reported.
+func TestATransientLaneHoldsUpNoOther(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	h.fail(poison("x"))
+	i := box(pool)
+	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x", "c=x", "b=2")))
+	h.fail(func(m kafka.Message) error {
+		if string(m.Key) != "b" {
+			return &es.UnavailableError{Op: string(m.Key), Err: io.EOF}
+		}
+		return nil
+	})
+	for offset := range int64(3) {
+		requeue(t, pool, offset+1)
+	}
+	moved, err := i.handOut(t.Context())
+	if !moved || !Transient(err) || !strings.Contains(err.Error(), "a:") || !strings.Contains(err.Error(), "c:") {
+		t.Errorf("moved: %v, %v", moved, err)
+	}
+	if got := rows(t, pool); got != "a/1 requeued 5, b/2 done 5, c/3 requeued 5, b/4 done 0" || h.of("b") != "x 2" {
+		t.Errorf("%s, handled %q", got, h.of("b"))
+	}
+}
+
 // A message that can never be handled is discarded: the row stays, and the rest of the lane is requeued.
 func TestDiscard(t *testing.T) {
 	pool := open(t)
@@ -327,6 +435,9 @@ func TestDiscard(t *testing.T) {
 	must(t, handle(t.Context(), batch(1, "a=x"))) // comes again: stays discarded
 	if n := requeue(t, pool, 2); n != 1 {
 		t.Errorf("requeued %d", n)
+	}
+	if r, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 2), "ann", "perhaps it is just handled"); !errors.Is(err, parking.ErrDone) || rows(t, pool) != "a/1 discarded 5, a/2 requeued 0" {
+		t.Errorf("discard what is on its way: %+v, %v", r, err)
 	}
 	run(t, i)
 	eventually(t, "the rest is through", func() bool { return count(t, pool).Rows == 0 })

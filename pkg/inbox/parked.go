@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"time"
@@ -25,21 +26,23 @@ const (
 // Lanes is the inbox's parked messages, for who looks after them.
 func Lanes(pool *pgxpool.Pool) parking.Lanes {
 	return parking.Lanes{
-		Pool: pool, Table: "inbox_parked", Key: "subscription, topic, key", Subscription: "subscription", EventID: "event_id", Lock: lockParking,
+		Pool: pool, Table: "inbox_parked", Key: "subscription, topic, sha256(key), key", Subscription: "subscription", EventID: "event_id", Lock: lockParking,
 	}
 }
 
 // parkedKeys tells which keys of a batch of one topic belong to parked lanes.
 func (i *Inbox) parkedKeys(ctx context.Context, s Subscription, batch []kafka.Message) (map[string]bool, error) {
 	seen := map[string]bool{}
-	keys := make([][]byte, 0, len(batch))
+	keys, hashes := make([][]byte, 0, len(batch)), make([][]byte, 0, len(batch))
 	for _, m := range batch {
 		if !seen[string(m.Key)] {
-			seen[string(m.Key)], keys = true, append(keys, keyOf(m))
+			hash := sha256.Sum256(m.Key)
+			seen[string(m.Key)], keys, hashes = true, append(keys, keyOf(m)), append(hashes, hash[:])
 		}
 	}
-	rows, err := i.Pool.Query(ctx, `SELECT DISTINCT key FROM inbox_parked WHERE subscription = $1 AND topic = $2 AND key = ANY($3::bytea[]) AND done_at IS NULL`,
-		s.Name, batch[0].Topic, keys)
+	rows, err := i.Pool.Query(ctx, `SELECT DISTINCT key FROM inbox_parked
+		WHERE subscription = $1 AND topic = $2 AND sha256(key) = ANY($3::bytea[]) AND key = ANY($4::bytea[]) AND done_at IS NULL`,
+		s.Name, batch[0].Topic, hashes, keys)
 	if err != nil {
 		return nil, espg.Classify("read parked lanes", err)
 	}
@@ -50,6 +53,9 @@ func (i *Inbox) parkedKeys(ctx context.Context, s Subscription, batch []kafka.Me
 	}
 	return parked, espg.Classify("read parked lanes", err)
 }
+
+// ofLane selects what of the lane $1, $2, $3 is not through: by the key's hash, which is what is indexed, and by the key.
+const ofLane = `subscription = $1 AND topic = $2 AND sha256(key) = sha256($3::bytea) AND key = $3 AND done_at IS NULL`
 
 // keyOf is a message's key as it is stored: no key is an empty one.
 func keyOf(m kafka.Message) []byte {
@@ -104,12 +110,30 @@ func (i *Inbox) queue(b *pgx.Batch, s Subscription, m kafka.Message, attempts in
 	b.Queue(`INSERT INTO inbox_parked AS p (subscription, topic, key, partition, message_offset, value, header_names, header_values, sent_at,
 			event_id, event_type, stream_type, stream_id, version, attempts, last_error, parked_at, status)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, clock_timestamp(),
-			coalesce((SELECT w.status FROM inbox_parked w WHERE w.subscription = $1 AND w.topic = $2 AND w.key = $3 AND w.done_at IS NULL LIMIT 1),
+			coalesce((SELECT status FROM inbox_parked WHERE `+ofLane+` LIMIT 1),
 				CASE WHEN $15 > 0 THEN 'parked' ELSE 'requeued' END))
-		ON CONFLICT (subscription, topic, partition, message_offset) DO UPDATE
+		ON CONFLICT (subscription, topic, partition, message_offset, sent_at) DO UPDATE
 			SET status = excluded.status, attempts = p.attempts + excluded.attempts, last_error = excluded.last_error, done_at = NULL
 			WHERE p.status = 'requeued' AND p.done_at IS NOT NULL AND excluded.attempts > 0`,
-		s.Name, m.Topic, keyOf(m), m.Partition, m.Offset, m.Value, names, values, m.Time, eventID, eventType, s.Source, streamID, version, attempts, failure)
+		s.Name, m.Topic, keyOf(m), m.Partition, m.Offset, m.Value, names, values, storable(m.Time), eventID, eventType, s.Source, streamID, version, attempts, failure)
+}
+
+// The times that every reader of the database can take.
+var (
+	earliest = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
+	latest   = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+)
+
+// storable is a message's time as it is stored: a producer may write any number of milliseconds, and the message is parked all
+// the same.
+func storable(at time.Time) time.Time {
+	switch {
+	case at.Before(earliest):
+		return earliest
+	case at.After(latest):
+		return latest
+	}
+	return at
 }
 
 // describe says for people what a message is, as far as it can be read.
@@ -118,7 +142,9 @@ func describe(m kafka.Message) (eventID *string, eventType, streamID string, ver
 		id := parking.Text(e.ID)
 		return &id, parking.Text(e.Type), parking.Text(e.Stream.ID), e.Version
 	}
-	version, _ = strconv.ParseInt(m.Header("aggregateVersion"), 10, 64) // 0 where it says nothing
+	if v, err := strconv.ParseInt(m.Header("aggregateVersion"), 10, 64); err == nil && v >= 0 {
+		version = v // else 0: it says nothing
+	}
 	return nil, parking.Text(m.Header("eventType")), parking.Text(string(m.Key)), version
 }
 
@@ -152,7 +178,7 @@ func (i *Inbox) requeuedLanes(ctx context.Context, names []string) ([]requeuedLa
 // checked all the same.
 func (i *Inbox) messagesOf(ctx context.Context, l requeuedLane) ([]stored, error) {
 	rows, err := i.Pool.Query(ctx, `SELECT id::text, status, partition, message_offset, value, header_names, header_values, sent_at FROM inbox_parked
-		WHERE subscription = $1 AND topic = $2 AND key = $3 AND done_at IS NULL ORDER BY partition, message_offset LIMIT $4`,
+		WHERE `+ofLane+` ORDER BY partition, message_offset LIMIT $4`,
 		l.subscription, l.topic, l.key, i.BatchMax)
 	if err != nil {
 		return nil, espg.Classify("read requeued messages", err)
@@ -196,7 +222,7 @@ func (i *Inbox) settle(ctx context.Context, l requeuedLane, handled []string, fa
 		}
 		_, err := tx.Exec(ctx, `UPDATE inbox_parked SET status = 'parked', attempts = attempts + CASE WHEN id = $4 THEN 1 ELSE 0 END,
 			       last_error = CASE WHEN id = $4 THEN $5 ELSE last_error END
-			WHERE subscription = $1 AND topic = $2 AND key = $3 AND done_at IS NULL`, l.subscription, l.topic, l.key, failed, parking.Text(cause.Error()))
+			WHERE `+ofLane, l.subscription, l.topic, l.key, failed, parking.Text(cause.Error()))
 		return err
 	})
 	return espg.Classify("settle requeued messages", err)

@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -23,6 +24,9 @@ func (i *Inbox) Run(ctx context.Context) error {
 		moved, err := i.handOut(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
+			if moved {
+				retry.Reset()
+			}
 			wait = retry.NextBackOff()
 			i.Log.Warn("inbox: requeued messages are tried again", "error", err, "again_in", wait)
 		case moved:
@@ -42,7 +46,8 @@ func (i *Inbox) Run(ctx context.Context) error {
 	return nil
 }
 
-// handOut hands out some messages of each requeued lane, unless another instance is at it, and reports whether there were any.
+// handOut hands out some messages of each requeued lane, unless another instance is at it, and reports whether there were any. A
+// lane that cannot go on for now does not hold up the others: its error is returned once they had their turn.
 func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 	i.mu.Lock()
 	names := slices.Collect(maps.Keys(i.subscriptions))
@@ -62,14 +67,18 @@ func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 	if err := conn.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
+	var failures []error
 	for _, l := range lanes {
-		n, err := i.handOutLane(ctx, l)
-		if err != nil {
-			return moved, err
+		if ctx.Err() != nil {
+			break
 		}
+		n, err := i.handOutLane(ctx, l)
 		moved = moved || n > 0
+		if err != nil {
+			failures = append(failures, err) // the next lane may need nothing of what is away
+		}
 	}
-	return moved, nil
+	return moved, errors.Join(failures...)
 }
 
 // handOutLane hands out a lane's next messages. One that fails for its own sake has the lane wait again, at once: a person is

@@ -3,12 +3,13 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/IBM/sarama"
 )
 
 // RefusedError says that one message of a batch was refused for its own sake: it
-// is too large, or no record that the topic takes. The cluster is well, and
+// is too large, or no record or time that the topic takes. The cluster is well, and
 // sending the same message again meets the same answer until somebody changes
 // the topic's settings.
 type RefusedError struct {
@@ -27,15 +28,18 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // refusal reports whether a broker's answer is about the records of a set, and
 // so about one of its messages or their number, and not about the cluster. A
-// damaged message (CORRUPT_MESSAGE) is not one: it was damaged on the way.
-func refusal(err error) bool {
+// damaged message (CORRUPT_MESSAGE) is not one: it was damaged on the way. Nor is
+// a time that the producer itself wrote: a clock is wrong, and will be set.
+func (o *order) refusal(s *set) bool {
 	var code sarama.KError
-	if !errors.As(err, &code) {
+	if !errors.As(s.err, &code) {
 		return false
 	}
 	switch code {
-	case sarama.ErrMessageSizeTooLarge, sarama.ErrMessageSetSizeTooLarge, sarama.ErrInvalidTimestamp, sarama.ErrInvalidRecord:
+	case sarama.ErrMessageSizeTooLarge, sarama.ErrMessageSetSizeTooLarge, sarama.ErrInvalidRecord:
 		return true
+	case sarama.ErrInvalidTimestamp:
+		return slices.ContainsFunc(s.messages, func(i int) bool { return !o.batch[i].Time.IsZero() })
 	}
 	return false
 }
@@ -75,7 +79,7 @@ func (o *order) refused(r *round, err error) error {
 	smaller := false
 	for tp, s := range r.sets {
 		switch n := len(s.messages); {
-		case s.acked || !refusal(s.err):
+		case s.acked || !o.refusal(s):
 		case n > 1:
 			o.recordsMax[tp], smaller = n/2, true
 		case alone == nil || s.messages[0] < alone.Index:

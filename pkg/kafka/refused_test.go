@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -85,8 +86,8 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 		err  *kerr.Error
 		want bool
 	}{
-		{kerr.MessageTooLarge, true}, {kerr.InvalidRecord, true}, {kerr.InvalidTimestamp, true}, {kerr.RecordListTooLarge, true},
-		{kerr.CorruptMessage, false}, {kerr.NotEnoughReplicas, false}, {kerr.RequestTimedOut, false}, {kerr.NotLeaderForPartition, false},
+		{kerr.MessageTooLarge, true}, {kerr.InvalidRecord, true}, {kerr.RecordListTooLarge, true},
+		{kerr.InvalidTimestamp, false}, {kerr.CorruptMessage, false}, {kerr.NotEnoughReplicas, false}, {kerr.RequestTimedOut, false}, {kerr.NotLeaderForPartition, false},
 		{kerr.TopicAuthorizationFailed, false}, {kerr.InvalidProducerEpoch, false}, {kerr.UnknownServerError, false}, {kerr.OutOfOrderSequenceNumber, false},
 	} {
 		code.Store(int32(c.err.Code))
@@ -94,6 +95,40 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 		var refused *RefusedError
 		if got := errors.As(err, &refused); got != c.want || err == nil || got && refused.Index != 0 {
 			t.Errorf("%s: %v, a refusal: %v", c.err.Message, err, got)
+		}
+	}
+}
+
+// A time that the topic does not take is the message's fault where the caller set it. Where the producer did, a clock is wrong.
+func TestATimeIsRefused(t *testing.T) {
+	t.Parallel()
+	cfg, fake := testConfig(t)
+	if fake == nil {
+		t.Skip("needs injected errors")
+	}
+	topic := testTopic(t, cfg, 1)
+	fake.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		return refuse(req, kerr.InvalidTimestamp.Code, func(int32) bool { return true }), nil, true
+	})
+	set := func(version int64) Message {
+		m := versioned(topic, "a", version)
+		m.Time = time.UnixMilli(1)
+		return m
+	}
+	for name, c := range map[string]struct {
+		batch []Message
+		want  bool
+	}{
+		"set by the caller":      {[]Message{set(1), set(2)}, true},
+		"set by the producer":    {[]Message{versioned(topic, "a", 1), versioned(topic, "a", 2)}, false},
+		"the first is the clock": {[]Message{versioned(topic, "a", 1), set(2)}, false},
+		"the second is":          {[]Message{set(1), versioned(topic, "a", 2)}, true},
+	} {
+		n, err := testProducer(t, cfg).Publish(testContext(t), c.batch)
+		var refused *RefusedError
+		if got := errors.As(err, &refused); n != 0 || !errors.Is(err, sarama.ErrInvalidTimestamp) || got != c.want || got && refused.Index != 0 {
+			t.Errorf("%s: %d, %v, a refusal: %v", name, n, err, got)
 		}
 	}
 }

@@ -58,9 +58,9 @@ func (r *Relay) park(ctx context.Context, l *lease, position int64, attempts int
 	if position == to+1 {
 		to = position
 	}
-	err := r.table.change(ctx, l.epoch, to, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
+	err := r.table.change(ctx, l.epoch, to, 0, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 		b.Queue(parkRows, []int64{position}, position, attempts, parking.Text(cause.Error()))
-		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0`)
+		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0, failed = 0`)
 	})
 	if err == nil {
 		l.position = to
@@ -82,7 +82,7 @@ func (r *Relay) resend(ctx context.Context, l *lease) (moved bool, err error) {
 	acked, cause := r.Publisher.Publish(ctx, messages(events))
 	refused := refusedOf(events, cause)
 	if acked > 0 || refused != nil {
-		err := r.table.change(ctx, l.epoch, l.position, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
+		err := r.table.change(ctx, l.epoch, l.position, acked, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 			b.Queue(`UPDATE outbox_parked SET done_at = clock_timestamp() WHERE position = ANY($1) AND done_at IS NULL`, positions(events[:acked]))
 			if refused != nil {
 				b.Queue(parkAgain, refused.position, parking.Text(cause.Error()))

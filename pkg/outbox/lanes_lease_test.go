@@ -83,14 +83,14 @@ func TestALateRelayChangesNoLane(t *testing.T) {
 	if err := late.park(t.Context(), &l, 1, 5, errors.New("refused")); !errors.Is(err, ErrFenced) {
 		t.Errorf("park: %v", err)
 	}
-	if err := late.table.advance(t.Context(), l.epoch, 2, []int64{1, 2}, late.owner, time.Hour); !errors.Is(err, ErrFenced) {
+	if err := late.table.advance(t.Context(), l.epoch, 2, 0, []int64{1, 2}, late.owner, time.Hour); !errors.Is(err, ErrFenced) {
 		t.Errorf("advance: %v", err)
 	}
 	if got, p := parked(t, pool), checkpoint(t, pool); len(got) != 0 || p != 0 {
 		t.Fatalf("a late relay parked %+v, checkpoint %d", got, p)
 	}
 	// The one that has the lease parks; the late one sees the lane requeued, and its answers are not heard.
-	if err := late.table.advance(t.Context(), now.epoch, 2, []int64{1, 2}, "now", time.Hour); err != nil {
+	if err := late.table.advance(t.Context(), now.epoch, 2, 0, []int64{1, 2}, "now", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	requeue(t, pool, second)

@@ -149,6 +149,9 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+	if n, err := Lanes(pool).Waiting(t.Context()); n != 2 || err != nil {
+		t.Errorf("%d wait: %v", n, err)
+	}
 	round(4, 0) // behind a parked lane
 	eventually(t, "the next ones flowed or are parked", flowed(4*1001))
 
@@ -280,6 +283,62 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 	}
 }
 
+// A lane on its way that takes many batches holds up no other lane, and what is new of it stays behind it.
+func TestALongLaneOnItsWayHoldsUpNoOther(t *testing.T) {
+	s, pool := open(t)
+	sick, well := es.Stream{Type: "Account", ID: uuid.NewString()}, es.Stream{Type: "Account", ID: uuid.NewString()}
+	const events, batch = 30, 3
+	var lane, others []string
+	for v := range int64(events) {
+		lane = append(lane, commit(t, s, sick, v+1, 0))
+	}
+	exec(t, pool, `INSERT INTO outbox_parked (id, position, stream_type, stream_id, version, event_type, attempts, parked_at, status)
+		SELECT event_id, position, stream_type, stream_id, version, event_type, 1, clock_timestamp(), 'requeued' FROM es_event`)
+	exec(t, pool, `UPDATE outbox_relay SET position = $1`, events)
+	r := &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		if slices.Contains(eventIDs(batch), lane[0]) { // the lane's first batch is on its way
+			lane = append(lane, commit(t, s, sick, events+1, 0))
+			others = append(others, commit(t, s, well, 1, 0), commit(t, s, well, 2, 0))
+		}
+		return len(batch), nil
+	}}
+	start(t, Config{Pool: pool, Publisher: r, BatchMax: batch})
+	eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
+	got := r.published()
+	if at := slices.Index(got, others[0]); at > 2*batch {
+		t.Errorf("the other lane's event went out as number %d", at+1)
+	}
+	ofLane := slices.DeleteFunc(got, func(id string) bool { return slices.Contains(others, id) })
+	if !slices.Equal(ofLane, lane) {
+		t.Errorf("published %v of the lane, want %v", ofLane, lane)
+	}
+}
+
+// Only what Kafka acknowledged is a success: parking is none, nor is a resend that is refused.
+func TestParkingIsNoSuccess(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	poison := commit(t, s, sick, 1, 0)
+	commit(t, s, sick, 2, 0)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{poison} }), RetryMax: time.Millisecond})
+	none := func(when string) {
+		t.Helper()
+		if st := stats(t, pool); !st.ProcessedAt.IsZero() || st.LastError == "" || st.Retries != 5 || st.Failed != 0 {
+			t.Errorf("%s: %+v", when, st)
+		}
+	}
+	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	none("parked")
+	requeue(t, pool, poison)
+	eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
+	none("refused again")
+	happen(t, s, 1)
+	eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
+	if st := stats(t, pool); st.ProcessedAt.IsZero() || st.LastError != "" || st.Retries != 0 {
+		t.Errorf("delivered: %+v", st)
+	}
+}
+
 // What is committed between a requeue and the relay's next look goes with the lane, whoever parks it behind it.
 func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	s, pool := open(t)
@@ -287,11 +346,11 @@ func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	ids := []string{commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)}
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 1, []int64{1}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	requeue(t, pool, ids[0])
-	if err := errors.Join(tb.advance(t.Context(), l.epoch, 2, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch)); err != nil {
+	if err := errors.Join(tb.advance(t.Context(), l.epoch, 2, 0, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch)); err != nil {
 		t.Fatal(err)
 	}
 	if got := parked(t, pool); len(got) != 2 || got[1].Status != parking.Requeued {
@@ -350,7 +409,7 @@ func TestRequeueAndCleanUp(t *testing.T) {
 	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 2, []int64{1, 2}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), l.epoch, 2, 0, []int64{1, 2}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []int64{2, 0} {

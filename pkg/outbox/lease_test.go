@@ -53,20 +53,20 @@ func TestALostLeaseIsFenced(t *testing.T) {
 	happen(t, s, 10)
 	tb := table{pool}
 	a, _ := acquire(t, tb, "a", ended)
-	if err := tb.advance(t.Context(), a.epoch, 2, nil, "a", ended); err != nil {
+	if err := tb.advance(t.Context(), a.epoch, 2, 1, nil, "a", ended); err != nil {
 		t.Fatalf("a lease that has ended, and that nobody took: %v", err)
 	}
 	b, ok := acquire(t, tb, "b", time.Hour)
 	if !ok || b.position != 2 {
 		t.Fatalf("an ended lease: %+v, %v", b, ok)
 	}
-	if err := tb.advance(t.Context(), b.epoch, 5, nil, "b", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), b.epoch, 5, 1, nil, "b", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	_, late := tb.failed(t.Context(), a.epoch, 3, 7, errors.New("late"))
 	for what, err := range map[string]error{
-		"advance":                         tb.advance(t.Context(), a.epoch, 9, nil, "a", time.Hour),
-		"advance under the other's epoch": tb.advance(t.Context(), b.epoch, 9, nil, "a", time.Hour),
+		"advance":                         tb.advance(t.Context(), a.epoch, 9, 1, nil, "a", time.Hour),
+		"advance under the other's epoch": tb.advance(t.Context(), b.epoch, 9, 1, nil, "a", time.Hour),
 		"failed":                          late,
 	} {
 		if !errors.Is(err, ErrFenced) {
@@ -181,7 +181,7 @@ func TestARelayThatSleptBeginsAtTheCheckpoint(t *testing.T) {
 	if !ok {
 		t.Fatal("the lease has not ended")
 	}
-	if err := errors.Join(tb.advance(t.Context(), other.epoch, 10, nil, "other", time.Hour), tb.release(t.Context(), other.epoch)); err != nil {
+	if err := errors.Join(tb.advance(t.Context(), other.epoch, 10, 1, nil, "other", time.Hour), tb.release(t.Context(), other.epoch)); err != nil {
 		t.Fatal(err)
 	}
 	last := happen(t, s, 1)

@@ -157,10 +157,10 @@ func scanEvents(rows pgx.Rows, prefix string) ([]event, error) {
 	})
 }
 
-// advance moves the checkpoint, unless the lease was lost, and parks the events at waiting, which are not behind it, each
-// behind the others of its lane.
-func (t table) advance(ctx context.Context, epoch, position int64, waiting []int64, owner string, ttl time.Duration) error {
-	return t.change(ctx, epoch, position, owner, ttl, func(b *pgx.Batch) {
+// advance moves the checkpoint, unless the lease was lost, over acked events that Kafka has acknowledged, and parks the events at
+// waiting, which are not behind it, each behind the others of its lane.
+func (t table) advance(ctx context.Context, epoch, position int64, acked int, waiting []int64, owner string, ttl time.Duration) error {
+	return t.change(ctx, epoch, position, acked, owner, ttl, func(b *pgx.Batch) {
 		if len(waiting) > 0 {
 			b.Queue(parkRows, waiting, 0, 0, "")
 		}
@@ -168,10 +168,13 @@ func (t table) advance(ctx context.Context, epoch, position int64, waiting []int
 }
 
 // change does what queue says and moves the checkpoint, in one transaction, unless the lease was lost. The checkpoint's row is
-// locked first: nobody requeues a lane meanwhile.
-func (t table) change(ctx context.Context, epoch, position int64, owner string, ttl time.Duration, queue func(*pgx.Batch)) error {
-	const move = `UPDATE outbox_relay SET position = greatest(position, $2), processed_at = clock_timestamp(), retries = 0, failed = 0,
-		last_error = NULL, leased_until = clock_timestamp() + $4::interval WHERE epoch = $1 AND owner = $3`
+// locked first: nobody requeues a lane meanwhile. Only where Kafka has acknowledged something, acked, do the stats tell of a success.
+func (t table) change(ctx context.Context, epoch, position int64, acked int, owner string, ttl time.Duration, queue func(*pgx.Batch)) error {
+	move := `UPDATE outbox_relay SET position = greatest(position, $2), leased_until = clock_timestamp() + $4::interval`
+	if acked > 0 {
+		move += `, processed_at = clock_timestamp(), retries = 0, failed = 0, last_error = NULL`
+	}
+	move += ` WHERE epoch = $1 AND owner = $3`
 	b := &pgx.Batch{}
 	queue(b)
 	if b.Len() == 0 {

@@ -106,10 +106,7 @@ func (r *Relay) hold(ctx context.Context) error {
 	}()
 	renewed := time.Now()
 	for ctx.Err() == nil {
-		moved, err := r.resend(ctx, &l)
-		if err == nil && !moved {
-			moved, err = r.publish(ctx, &l)
-		}
+		moved, err := r.work(ctx, &l)
 		if err != nil {
 			return err
 		}
@@ -129,6 +126,17 @@ func (r *Relay) hold(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// work sends some of the requeued lanes and one batch of what is new: a long lane on its way does not hold up the others, and its
+// own new events wait behind it.
+func (r *Relay) work(ctx context.Context, l *lease) (moved bool, err error) {
+	resent, err := r.resend(ctx, l)
+	if err != nil {
+		return resent, err
+	}
+	moved, err = r.publish(ctx, l)
+	return moved || resent, err
 }
 
 // clean forgets delivered rows, from time to time.
@@ -175,7 +183,7 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	}
 	waiting = slices.DeleteFunc(waiting, func(e event) bool { return e.position > to })
 	if to > l.position {
-		if err := r.table.advance(ctx, l.epoch, to, positions(waiting), r.owner, r.LeaseTTL); err != nil {
+		if err := r.table.advance(ctx, l.epoch, to, acked, positions(waiting), r.owner, r.LeaseTTL); err != nil {
 			return false, errors.Join(cause, err)
 		}
 		failpoint.Hit("relay.after_checkpoint")

@@ -27,8 +27,8 @@ const (
 // ErrUnknown is returned for an id that nothing parked has.
 var ErrUnknown = errors.New("nothing parked has this id")
 
-// ErrDone is returned when what is to be discarded is through already.
-var ErrDone = errors.New("it is done already")
+// ErrDone is returned when what is to be discarded is through already, or may be at any moment: it is on its way.
+var ErrDone = errors.New("it is done already, or on its way")
 
 // errorMax is how much of an error is kept, in characters.
 const errorMax = 1000
@@ -123,6 +123,12 @@ func (l Lanes) Count(ctx context.Context) (Counts, error) {
 	return c, espg.Classify("count "+l.Table, err)
 }
 
+// Waiting counts the rows that wait, and nothing else about them: by an index alone, also where there are very many.
+func (l Lanes) Waiting(ctx context.Context) (n int64, err error) {
+	err = l.Pool.QueryRow(ctx, `SELECT count(*) FROM `+l.Table+` WHERE done_at IS NULL`).Scan(&n)
+	return n, espg.Classify("count "+l.Table, err)
+}
+
 // Requeue sends a row's whole lane on its way again, in order, and returns the row and how many rows were sent. A lane that is
 // on its way already, and a row that is through, stay as they are. Errors: ErrUnknown.
 func (l Lanes) Requeue(ctx context.Context, id, by, reason string) (Row, int64, error) {
@@ -138,10 +144,11 @@ func (l Lanes) Requeue(ctx context.Context, id, by, reason string) (Row, int64, 
 }
 
 // Discard takes one row out of its lane for good; the row stays for the record, and what is behind it waits on. A row that was
-// discarded before stays as it is. Errors: ErrUnknown; ErrDone where it is through.
+// discarded before stays as it is. One on its way may just be handled, and cannot be discarded unless it comes back. Errors:
+// ErrUnknown; ErrDone where it is through or on its way.
 func (l Lanes) Discard(ctx context.Context, id, by, reason string) (Row, error) {
 	return l.decide(ctx, "discard", id, func(tx pgx.Tx, r Row) error {
-		if r.Status != Discarded && !r.DoneAt.IsZero() {
+		if r.Status == Requeued || r.Status != Discarded && !r.DoneAt.IsZero() {
 			return ErrDone
 		}
 		_, err := tx.Exec(ctx, `UPDATE `+l.Table+` SET status = $4, decided_at = clock_timestamp(), decided_by = $2, decided_reason = $3,

@@ -107,8 +107,8 @@ func Timestamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-// Count fits a count into the API's int32, which JSON shows as a number.
-func Count(n int64) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // bounded just here
+// Count fits a count into the API's int32, which JSON shows as a number. None is below 0.
+func Count(n int64) int32 { return int32(max(0, min(n, math.MaxInt32))) }
 
 // OneOf reads a value of a closed set, or nothing.
 func OneOf[T ~string](v *rpc.Fields, field, value string, allowed []T) string {

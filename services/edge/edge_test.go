@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -167,5 +168,13 @@ func TestOutboxStatsOfAnotherService(t *testing.T) {
 	s := &edge.OutboxServer{Service: "account"}
 	if _, err := s.GetOutboxStats(t.Context(), &outboxv1.GetOutboxStatsRequest{Service: "saga"}); rpc.ErrorOf(err).Reason != "SERVICE_NOT_FOUND" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int64]int32{0: 0, 7: 7, math.MaxInt32 + 1: math.MaxInt32, math.MaxInt64: math.MaxInt32, -1: 0, math.MinInt32 - 1: 0, math.MinInt64: 0} {
+		if got := edge.Count(n); got != want {
+			t.Errorf("Count(%d) = %d, want %d", n, got, want)
+		}
 	}
 }

@@ -156,6 +156,13 @@ func TestDecisionsOnTheParked(t *testing.T) {
 	if _, err := s.RequeueParked(ctx, &outboxv1.RequeueParkedRequest{Id: out[0].GetId(), Reason: "the topic takes more"}); err != nil {
 		t.Error(err)
 	}
+	_, err := s.DiscardParked(ctx, &outboxv1.DiscardParkedRequest{Id: in[0].GetId(), Reason: "too late"})
+	if e := rpc.ErrorOf(err); e == nil || e.Reason != "NOT_DISCARDABLE" {
+		t.Errorf("discard what is on its way: %v", err)
+	}
+	if _, err := s.Pool.Exec(ctx, `UPDATE inbox_parked SET status = 'parked'`); err != nil { // refused again
+		t.Fatal(err)
+	}
 	res, err := s.DiscardParked(ctx, &outboxv1.DiscardParkedRequest{Service: "account", Id: in[0].GetId(), Reason: "nobody wrote it"})
 	if p := res.GetParked(); err != nil || p.GetStatus() != "discarded" || p.GetDecidedReason() != "nobody wrote it" || p.GetDoneAt() == nil || p.GetDirection() != "incoming" {
 		t.Errorf("%v, %v", p, err)

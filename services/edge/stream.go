@@ -130,7 +130,7 @@ func (s Stream) measure(app *run.App) error {
 
 func rowsIn(lanes parking.Lanes) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (float64, error) {
-		c, err := lanes.Count(ctx)
-		return float64(c.Rows), err
+		n, err := lanes.Waiting(ctx)
+		return float64(n), err
 	}
 }

@@ -12,7 +12,7 @@ CREATE TABLE inbox_parked (
     value          bytea,            -- the message, as it came
     header_names   bytea[] NOT NULL,
     header_values  bytea[] NOT NULL,
-    sent_at        timestamptz NOT NULL,
+    sent_at        timestamptz NOT NULL, -- the message's time, within the years 1 to 9999
     -- What is known of it for people: from the event, or where that cannot be read, from the key and the headers.
     event_id       text,
     event_type     text NOT NULL,
@@ -28,7 +28,9 @@ CREATE TABLE inbox_parked (
     decided_reason text,
     done_at        timestamptz       -- when it was handled after all, or discarded
 );
-CREATE UNIQUE INDEX inbox_parked_message ON inbox_parked (subscription, topic, partition, message_offset);
-CREATE INDEX inbox_parked_lane ON inbox_parked (subscription, topic, key) WHERE done_at IS NULL;
+-- A message that comes again has its time again; another one with its offset, of a topic that was made anew, has another.
+CREATE UNIQUE INDEX inbox_parked_message ON inbox_parked (subscription, topic, partition, message_offset, sent_at);
+-- By the key's hash: an index takes no key of more than about 2,700 bytes.
+CREATE INDEX inbox_parked_lane ON inbox_parked (subscription, topic, sha256(key)) WHERE done_at IS NULL;
 CREATE INDEX inbox_parked_requeued ON inbox_parked (subscription) WHERE done_at IS NULL AND status = 'requeued';
 CREATE INDEX inbox_parked_newest ON inbox_parked (parked_at, id);
