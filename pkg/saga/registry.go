@@ -72,7 +72,9 @@ func (r Registry) IDs() []DefinitionID {
 	for _, d := range r.byKey {
 		all = append(all, DefinitionID{d.Name, d.Version})
 	}
-	slices.SortFunc(all, func(a, b DefinitionID) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Version, b.Version)) })
+	slices.SortFunc(all, func(a, b DefinitionID) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Version, b.Version))
+	})
 	return all
 }
 
