@@ -99,7 +99,7 @@ func (s *OutboxServer) DiscardParked(ctx context.Context, req *outboxv1.DiscardP
 	case err == nil:
 		return &outboxv1.DiscardParkedResponse{Parked: parkedToProto(incoming, row)}, nil
 	case errors.Is(err, parking.ErrDone):
-		return nil, rpc.Fail("NOT_DISCARDABLE", "The message was handled after all.")
+		return nil, rpc.Fail("NOT_DISCARDABLE", "The message was handled after all, or is on its way.")
 	case !errors.Is(err, parking.ErrUnknown):
 		return nil, err
 	}
