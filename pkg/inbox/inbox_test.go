@@ -262,7 +262,7 @@ func TestWhatIsTransientParksNothing(t *testing.T) {
 		&es.UnavailableError{Op: "append", Err: errors.New("no answer")}, context.DeadlineExceeded, context.Canceled, io.ErrUnexpectedEOF,
 		&pgconn.PgError{Code: "42P01"}, &pgconn.PgError{Code: "40001"}, &pgconn.PgError{Code: "57P01"}, &pgconn.PgError{Code: "53100"}, &pgconn.PgError{Code: "28000"},
 		status.Error(codes.Unavailable, ""), status.Error(codes.Unknown, ""), status.Error(codes.Internal, ""), status.Error(codes.DeadlineExceeded, ""),
-		errors.New("conn closed"),
+		errors.New("conn closed"), &es.UnknownTypeError{Type: "Newer"},
 	} {
 		h.fail(func(m kafka.Message) error {
 			if string(m.Key) == "b" {

@@ -1,6 +1,7 @@
 package transaction_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -99,3 +100,14 @@ var files = goldentest.New()
 func TestGoldenEnvelopes(t *testing.T) { files.CheckEnvelopes(t) }
 
 func TestGoldenContract(t *testing.T) { files.CheckContract(t) }
+
+// An event of a newer version's type is no fault of the event's: whoever folds it is told to ask again.
+func TestANewerTypeIsUnknown(t *testing.T) {
+	d := transaction.Decider()
+	root := d.New()
+	err := d.Replay(&root, es.Event{Type: "Newer", Stream: es.Stream{Type: d.Type, ID: "x"}, Version: 1, Data: []byte(`{}`)})
+	var unknown *es.UnknownTypeError
+	if !errors.As(err, &unknown) || unknown.Type != "Newer" || !unknown.Unavailable() {
+		t.Errorf("got %v", err)
+	}
+}
