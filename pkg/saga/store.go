@@ -42,7 +42,7 @@ type Count struct {
 // Store keeps the states of sagas, and whose they are. Engines hold leases, each under an epoch of its own; a saga belongs to
 // the epoch that is stored with it. Safe for concurrent use. TestStateStore in package sagatest is its contract.
 type Store interface {
-	// Insert adds new sagas at revision 1, under their Epoch, and returns those that were not there yet.
+	// Insert adds new sagas at revision 1, under their Epoch, and returns those that were not there yet, in the order given.
 	Insert(ctx context.Context, sagas []State) ([]State, error)
 	// Save writes states whose Revision and Epoch are the stored ones, raising the revision by one; others get ErrStale. A state that
 	// rests or has WakeAt belongs to nobody from then on (epoch 0). One that has ended is written together with its event.

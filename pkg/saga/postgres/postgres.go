@@ -71,9 +71,16 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
 	}
-	added := make([]saga.State, len(ids))
-	for i, id := range ids {
-		added[i] = byID[id]
+	isNew := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		isNew[id] = true
+	}
+	added := make([]saga.State, 0, len(ids))
+	for _, st := range sagas { // in their order, which the database does not keep
+		if isNew[st.SagaID] {
+			added = append(added, byID[st.SagaID])
+			delete(isNew, st.SagaID)
+		}
 	}
 	return added, nil
 }
