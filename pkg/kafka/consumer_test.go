@@ -33,7 +33,7 @@ func TestConsumerConfig(t *testing.T) {
 func TestConsumersShareAndKeepOrder(t *testing.T) {
 	t.Parallel()
 	const partitions, keys, versions = 6, 100, 100
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic, group := testTopic(t, cfg, partitions), unique(t)
 	p := testProducer(t, cfg)
 	l := newLedger()
@@ -79,7 +79,7 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 
 func TestMoreMembersThanPartitions(t *testing.T) {
 	t.Parallel()
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	handle := func(context.Context, []Message) error { return nil }
 	a, b := testConsumer(t, cfg, group, topic, handle), testConsumer(t, cfg, group, topic, handle)
@@ -90,7 +90,7 @@ func TestMoreMembersThanPartitions(t *testing.T) {
 
 func TestHandlerErrorIsRetried(t *testing.T) {
 	t.Parallel()
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic := testTopic(t, cfg, 2)
 	const keys, versions = 10, 50
 	p := testProducer(t, cfg)
@@ -135,7 +135,7 @@ func TestHandlerErrorIsRetried(t *testing.T) {
 // stopped is handled again.
 func TestConsumerResumes(t *testing.T) {
 	t.Parallel()
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	p := testProducer(t, cfg)
 	publish := func(v int64) {
@@ -194,7 +194,7 @@ func (l *lines) count(s string) int {
 // again and again, and never to skip.
 func TestLostOffsetIsReportedNotSkipped(t *testing.T) {
 	t.Parallel()
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic, group := testTopic(t, cfg, 1), unique(t)
 	p := testProducer(t, cfg)
 	batch := make([]Message, 10)
@@ -226,7 +226,7 @@ func TestLostOffsetIsReportedNotSkipped(t *testing.T) {
 }
 
 func TestLatency(t *testing.T) {
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic := testTopic(t, cfg, 1)
 	p := testProducer(t, cfg)
 	got := make(chan struct{}, 1)

@@ -34,20 +34,32 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// testConfig returns a cluster for the test: kfake, or the real one (then fake is nil).
-func testConfig(t testing.TB) (cfg Config, fake *kfake.Cluster) {
+// testConfig is the cluster of this round: kfake, or the real one.
+func testConfig(t testing.TB) Config {
 	t.Helper()
-	cfg = Config{ClientID: "test", Log: slog.New(slog.DiscardHandler)}
+	if !onReal {
+		cfg, _ := fakeConfig(t)
+		return cfg
+	}
+	cfg := plainConfig(t)
+	cfg.Brokers = strings.Split(os.Getenv(brokersEnv), ",")
+	return cfg
+}
+
+// fakeConfig is a kfake in every round, for tests that have it answer what no healthy cluster answers.
+func fakeConfig(t testing.TB) (Config, *kfake.Cluster) {
+	t.Helper()
+	cfg, fake := plainConfig(t), startFake(t)
+	cfg.Brokers = fake.ListenAddrs()
+	return cfg, fake
+}
+
+func plainConfig(t testing.TB) Config {
+	cfg := Config{ClientID: "test", Log: slog.New(slog.DiscardHandler)}
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
-	if onReal {
-		cfg.Brokers = strings.Split(os.Getenv(brokersEnv), ",")
-		return cfg, nil
-	}
-	fake = startFake(t)
-	cfg.Brokers = fake.ListenAddrs()
-	return cfg, fake
+	return cfg
 }
 
 func startFake(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {

@@ -60,7 +60,7 @@ func publishAll(ctx context.Context, p *Producer, batch []Message) (failures int
 }
 
 func TestRoundTrip(t *testing.T) {
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic := testTopic(t, cfg, 3)
 	at := time.UnixMilli(1_700_000_000_123)
 	sent := Message{Topic: topic, Key: []byte("k"), Value: []byte("v"), Time: at,
@@ -97,10 +97,7 @@ func TestRoundTrip(t *testing.T) {
 
 func TestPublishAckedPrefix(t *testing.T) {
 	t.Parallel()
-	cfg, fake := testConfig(t)
-	if fake == nil {
-		t.Skip("needs injected errors")
-	}
+	cfg, fake := fakeConfig(t)
 	topic := testTopic(t, cfg, 2)
 	p := testProducer(t, cfg)
 	var batch []Message
@@ -160,10 +157,7 @@ func TestPublishAckedPrefix(t *testing.T) {
 
 func TestPublishRetriesWithoutDuplicates(t *testing.T) {
 	t.Parallel()
-	cfg, fake := testConfig(t)
-	if fake == nil {
-		t.Skip("needs injected errors")
-	}
+	cfg, fake := fakeConfig(t)
 	topic := testTopic(t, cfg, 1)
 	p := testProducer(t, cfg)
 	var calls atomic.Int32
@@ -196,7 +190,7 @@ func TestPublishRetriesWithoutDuplicates(t *testing.T) {
 }
 
 func TestPublishRefusesLargeMessage(t *testing.T) {
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic := testTopic(t, cfg, 2)
 	p := testProducer(t, cfg)
 	large := Message{Topic: topic, Key: []byte("k"), Value: make([]byte, 2<<20)}
@@ -218,7 +212,7 @@ func TestPublishErrors(t *testing.T) {
 	if _, err := NewProducer(Config{}); err == nil {
 		t.Error("no brokers, no error")
 	}
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	p := testProducer(t, cfg)
 	if n, err := p.Publish(testContext(t), []Message{{Topic: unique(t)}}); n != 0 || !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
 		t.Errorf("unknown topic: %d, %v", n, err)
@@ -248,10 +242,7 @@ func TestPublishErrors(t *testing.T) {
 // A broker that answers but is still starting is waited for, within bounds.
 func TestPublishWaitsForStartingBroker(t *testing.T) {
 	t.Parallel()
-	cfg, fake := testConfig(t)
-	if fake == nil {
-		t.Skip("needs injected errors")
-	}
+	cfg, fake := fakeConfig(t)
 	topic := testTopic(t, cfg, 1)
 	answers := make(chan int16, 3)
 	var always atomic.Int32 // the answer when there is none left in answers
@@ -358,7 +349,7 @@ func TestPublishBrokerRestart(t *testing.T) {
 // away. Each returns what brings it back, at the same address with the same data.
 func testOutages(t *testing.T) (cfg Config, outages []func() (restart func())) {
 	t.Helper()
-	cfg, _ = testConfig(t)
+	cfg = testConfig(t)
 	if !onReal {
 		dir := t.TempDir()
 		fake := startFake(t, kfake.DataDir(dir))
@@ -423,7 +414,7 @@ func startReal(t *testing.T, dir string) (addr string, stop func(signal string))
 }
 
 func BenchmarkPublish(b *testing.B) {
-	cfg, _ := testConfig(b)
+	cfg := testConfig(b)
 	topic := testTopic(b, cfg, 6)
 	p := testProducer(b, cfg)
 	batch := make([]Message, 256)

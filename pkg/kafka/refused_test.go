@@ -29,7 +29,7 @@ func smallTopic(t *testing.T, cfg Config, partitions int32) string {
 // too much together goes through in smaller sets.
 func TestARefusedMessageIsNamed(t *testing.T) {
 	t.Parallel()
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	topic := smallTopic(t, cfg, 3)
 	p := testProducer(t, cfg)
 	const keys, versions, at = 10, 20, 137
@@ -72,10 +72,7 @@ func TestARefusedMessageIsNamed(t *testing.T) {
 // Only an answer about the message itself is a refusal: whatever is wrong with the cluster is not.
 func TestAnOutageIsNoRefusal(t *testing.T) {
 	t.Parallel()
-	cfg, fake := testConfig(t)
-	if fake == nil {
-		t.Skip("needs injected errors")
-	}
+	cfg, fake := fakeConfig(t)
 	topic := testTopic(t, cfg, 1)
 	var code atomic.Int32
 	fake.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -102,10 +99,7 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 // A time that the topic does not take is the message's fault where the caller set it. Where the producer did, a clock is wrong.
 func TestATimeIsRefused(t *testing.T) {
 	t.Parallel()
-	cfg, fake := testConfig(t)
-	if fake == nil {
-		t.Skip("needs injected errors")
-	}
+	cfg, fake := fakeConfig(t)
 	topic := testTopic(t, cfg, 1)
 	fake.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
 		fake.KeepControl()

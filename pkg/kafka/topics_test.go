@@ -10,7 +10,7 @@ import (
 )
 
 func TestEnsureTopics(t *testing.T) {
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	a, b := Topic{Name: unique(t) + "a", Partitions: 6}, Topic{Name: unique(t) + "b", Partitions: 1, Replication: 1}
 	var wg sync.WaitGroup
 	for range 4 { // services that start together
@@ -60,7 +60,7 @@ func TestEnsureTopics(t *testing.T) {
 }
 
 func TestEnsureTopicsErrors(t *testing.T) {
-	cfg, _ := testConfig(t)
+	cfg := testConfig(t)
 	if err := EnsureTopics(testContext(t), cfg, Topic{Name: unique(t)}); err == nil {
 		t.Error("0 partitions, no error")
 	}
