@@ -235,9 +235,18 @@ func (e *Engine) ending(s State) bool {
 // Look reads a saga as it is now. Where this engine works on it, that is what its memory says, and changed closes at the next
 // change; otherwise it is the stored state, or ErrNotFound, and changed is nil.
 func (e *Engine) Look(ctx context.Context, sagaID string) (s State, changed <-chan struct{}, err error) {
+	return e.look(ctx, sagaID, func(r *run) State { return r.state })
+}
+
+// LookStored is Look of what is stored, whatever memory knows more: what it shows once is never taken back.
+func (e *Engine) LookStored(ctx context.Context, sagaID string) (s State, changed <-chan struct{}, err error) {
+	return e.look(ctx, sagaID, func(r *run) State { return r.durable })
+}
+
+func (e *Engine) look(ctx context.Context, sagaID string, of func(*run) State) (s State, changed <-chan struct{}, err error) {
 	if r := e.running(sagaID); r != nil {
 		r.mu.Lock()
-		s, changed = r.state, r.changed
+		s, changed = of(r), r.changed
 		r.mu.Unlock()
 	}
 	if s.SagaID == "" || s.Epoch != e.lease.held() { // not at work here, just taken up, or perhaps another engine's by now
@@ -245,19 +254,6 @@ func (e *Engine) Look(ctx context.Context, sagaID string) (s State, changed <-ch
 		return s, nil, err
 	}
 	return s, changed, nil
-}
-
-// LookStored is Look of what is stored, whatever memory knows more: what it shows once is never taken back.
-func (e *Engine) LookStored(ctx context.Context, sagaID string) (s State, changed <-chan struct{}, err error) {
-	if r := e.running(sagaID); r != nil {
-		r.mu.Lock()
-		s, changed = r.durable, r.changed
-		r.mu.Unlock()
-	}
-	if s.SagaID == "" || s.Epoch != e.lease.held() {
-		s, err = e.cfg.Store.Get(ctx, sagaID)
-	}
-	return s, changed, err
 }
 
 func (e *Engine) running(sagaID string) *run {

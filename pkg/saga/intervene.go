@@ -62,8 +62,7 @@ func (e *Engine) readRegisters(ctx context.Context, d Definition, s State) (map[
 	g, ctx := errgroup.WithContext(ctx)
 	for i, did := range asked {
 		g.Go(func() (err error) {
-			c := (&journey{state: s}).call(did)
-			answers[i], err = e.cfg.Registers[did.Action].Read(ctx, c)
+			answers[i], err = e.cfg.Registers[did.Action].Read(ctx, callOf(s, did))
 			return err
 		})
 	}
@@ -75,4 +74,18 @@ func (e *Engine) readRegisters(ctx context.Context, d Definition, s State) (map[
 		said[did.Action] = answers[i]
 	}
 	return said, nil
+}
+
+// registered lists the actions of a saga whose registers a verb wants to know: of steps, and of the compensations that may have run.
+func registered(d Definition, have map[string]Registers) []Decision {
+	var all []Decision
+	for _, step := range d.Steps {
+		if have[step.Name] != nil {
+			all = append(all, Decision{Op: OpStep, Action: step.Name, Step: step})
+		}
+		if step.Compensation != "" && have[step.Compensation] != nil {
+			all = append(all, Decision{Op: OpUndo, Action: step.Compensation, Step: step})
+		}
+	}
+	return all
 }

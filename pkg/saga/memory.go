@@ -68,7 +68,7 @@ func (m *Memory) Override(_ context.Context, s State) error {
 
 func (m *Memory) put(s State) {
 	s.Revision++
-	s.Epoch = s.Keeps()
+	s.Epoch = s.OwnerStored()
 	m.sagas[s.SagaID] = s
 }
 
@@ -85,6 +85,8 @@ func (m *Memory) Get(_ context.Context, id string) (State, error) {
 
 // List is Store's.
 func (m *Memory) List(_ context.Context, f Filter) ([]State, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	at, id := f.Before.Key()
 	out := m.where(func(s State) bool {
 		return f.selects(s) && (s.CreatedAt.Before(at) || s.CreatedAt.Equal(at) && s.SagaID < id)
@@ -103,6 +105,8 @@ func (f Filter) selects(s State) bool {
 
 // Count is Store's.
 func (m *Memory) Count(_ context.Context, f Filter) ([]Count, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var out []Count
 	for _, s := range m.where(f.selects) {
 		i := slices.IndexFunc(out, func(c Count) bool {
@@ -177,12 +181,7 @@ func (m *Memory) Unfinished(_ context.Context, epoch int64, idle time.Duration, 
 }
 
 func (m *Memory) oldest(keep func(State) bool, limit int) []State {
-	var out []State
-	for _, s := range m.sagas {
-		if keep(s) {
-			out = append(out, s)
-		}
-	}
+	out := m.where(keep)
 	slices.SortFunc(out, func(a, b State) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.SagaID, b.SagaID))
 	})
@@ -190,8 +189,6 @@ func (m *Memory) oldest(keep func(State) bool, limit int) []State {
 }
 
 func (m *Memory) where(keep func(State) bool) []State {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var out []State
 	for _, s := range m.sagas {
 		if keep(s) {

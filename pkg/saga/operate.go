@@ -279,17 +279,3 @@ func assumed(r StepStatus) Register {
 	}
 	return RegisterOpen
 }
-
-// registered lists the actions of a saga whose registers a verb wants to know: of steps, and of the compensations that may have run.
-func registered(d Definition, have map[string]Registers) []Decision {
-	var all []Decision
-	for _, step := range d.Steps {
-		if have[step.Name] != nil {
-			all = append(all, Decision{Op: OpStep, Action: step.Name, Step: step})
-		}
-		if step.Compensation != "" && have[step.Compensation] != nil {
-			all = append(all, Decision{Op: OpUndo, Action: step.Compensation, Step: step})
-		}
-	}
-	return all
-}

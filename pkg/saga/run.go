@@ -38,20 +38,17 @@ func (r *run) look() {
 	}
 }
 
-// show makes a state visible and wakes who waits for a change.
-func (r *run) show(s State) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.state = s
-	close(r.changed)
-	r.changed = make(chan struct{})
-}
+// show makes a state visible.
+func (r *run) show(s State) { r.note(&r.state, s) }
 
 // stored notes that a state is stored.
-func (r *run) stored(s State) {
+func (r *run) stored(s State) { r.note(&r.durable, s) }
+
+// note keeps a state and wakes who waits for a change.
+func (r *run) note(as *State, s State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.durable = s
+	*as = s
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -145,24 +142,24 @@ func (j *journey) wait() (asleep bool, err error) {
 	if at.IsZero() || left <= 0 {
 		return false, nil
 	}
-	if due := Due(j.definition, j.state); !due.IsZero() && !time.Now().Before(due) {
+	due := Due(j.definition, j.state)
+	if !due.IsZero() && !time.Now().Before(due) {
 		return false, j.keep(Expire(j.definition, j.state, time.Now()), true) // it was not waiting for anybody's answer
 	}
 	if left > j.engine.cfg.SleepMax {
 		s := j.state
-		if s.WakeAt = at; !Due(j.definition, s).IsZero() && Due(j.definition, s).Before(at) {
-			s.WakeAt = Due(j.definition, s)
+		if s.WakeAt = at; !due.IsZero() && due.Before(at) {
+			s.WakeAt = due
 		}
 		s.UpdatedAt = round(time.Now())
 		return true, j.keep(s, true)
 	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	due := j.timer()
-	defer due.Stop()
+	begins, expires := time.NewTimer(left), j.timer()
+	defer begins.Stop()
+	defer expires.Stop()
 	select {
-	case <-timer.C:
-	case <-due.C:
+	case <-begins.C:
+	case <-expires.C:
 		return false, j.keep(Expire(j.definition, j.state, time.Now()), true)
 	case <-j.news:
 		return false, errNews
@@ -199,8 +196,7 @@ func (j *journey) carryOut(next []Decision) (err error) {
 	defer leave()
 	told := make(chan report)
 	for _, did := range next {
-		c := j.call(did)
-		go j.ask(ctx, did, c, told)
+		go j.ask(ctx, did, callOf(j.state, did), told)
 	}
 	due := j.timer()
 	defer due.Stop()
@@ -335,8 +331,8 @@ func (j *journey) ask(ctx context.Context, did Decision, c Call, told chan<- rep
 	told <- report{did: did, last: true}
 }
 
-func (j *journey) call(did Decision) Call {
-	s := j.state
+// callOf is the call that a decision about a saga leads to.
+func callOf(s State, did Decision) Call {
 	c := Call{
 		SagaID: s.SagaID, SagaType: s.SagaType, Action: did.Action, Input: s.Input,
 		ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage, CorrelationID: s.CorrelationID, CausedBy: s.CausedBy, Metadata: s.Metadata,

@@ -138,8 +138,8 @@ func (s State) TenantID() string {
 	return id
 }
 
-// Keeps is the epoch that a written state belongs to: nobody's once it rests, or sleeps.
-func (s State) Keeps() int64 {
+// OwnerStored is the epoch that the state belongs to once it is stored: nobody's where it rests, or sleeps.
+func (s State) OwnerStored() int64 {
 	if s.Status.Rests() || !s.WakeAt.IsZero() {
 		return 0
 	}

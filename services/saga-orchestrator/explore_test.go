@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"flag"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -90,7 +91,7 @@ func ledger(d saga.Definition) sagatest.Services {
 			want = [2]int{0, 50}
 		}
 		if got := [2]int{source, destination}; got != want || len(ends) != 1 || ends[0] != string(st.Status) {
-			return es.Refuse("WRONG", "%s: balances %v, want %v; the transaction was told %v", st.Status, got, want, ends)
+			return fmt.Errorf("%s: balances %v, want %v; the transaction was told %v", st.Status, got, want, ends)
 		}
 		return nil
 	}

@@ -163,7 +163,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 					if !owned {
 						st.Epoch = 0
 					}
-					st.Revision, st.Epoch = st.Revision+1, st.Keeps()
+					st.Revision, st.Epoch = st.Revision+1, st.OwnerStored()
 					have[st.SagaID], newest[st.SagaID] = held{st.Revision, st.Epoch}, st
 				}
 			}

@@ -236,19 +236,11 @@ func (p process) Lease(ctx context.Context, owner string, epoch int64, ttl time.
 
 // Insert is saga.Store's.
 func (p process) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, error) {
-	if _, err := p.Memory.Insert(ctx, sagas); err != nil || !p.pass() { // that it is stored is where the test begins
+	added, err := p.Memory.Insert(ctx, sagas) // that it is stored is where the test begins
+	if err != nil || !p.pass() {
 		return nil, errDead
 	}
-	return first(sagas), nil
-}
-
-// first are new sagas at their first revision.
-func first(sagas []saga.State) []saga.State {
-	sagas = slices.Clone(sagas)
-	for i := range sagas {
-		sagas[i].Revision = 1
-	}
-	return sagas
+	return added, nil
 }
 
 // Save is saga.Store's.

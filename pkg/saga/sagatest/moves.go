@@ -136,7 +136,7 @@ func (n *node) store(i int) {
 	}
 	n.stored = e.mem
 	n.stored.Revision, n.stored.Epoch = e.revision+1, e.epoch
-	n.stored.Epoch = n.stored.Keeps()
+	n.stored.Epoch = n.stored.OwnerStored()
 	e.revision, e.dirty = e.revision+1, false
 }
 
