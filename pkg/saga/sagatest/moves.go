@@ -86,14 +86,8 @@ func (x *explorer) work(i int, e *engine, n *node, move func(string, func(*node)
 	} else if e.mem.Status.Rests() {
 		move(name+" is done", func(c *node) { c.engines[i] = nil })
 	}
-	if n.left.Deadlines > 0 && e.asked == 0 && saga.CanGiveUp(x.d, e.mem) {
-		move(name+" sees the deadline pass", func(c *node) {
-			c.left.Deadlines--
-			c.engines[i].set(saga.GiveUp(x.d, e.mem, "LATE", "", at))
-		})
-	}
-	if n.left.Deadlines > 0 && e.asked != 0 && e.asked == e.asked&going && saga.CanGiveUp(x.d, e.mem) {
-		move(name+" sees the deadline pass while it asks", func(c *node) {
+	if n.left.Deadlines > 0 && e.asked&^going == 0 && saga.CanGiveUp(x.d, e.mem) {
+		move(name+" sees the deadline pass", func(c *node) { // what it has asked for is on its way, and nobody waits for it any more
 			c.left.Deadlines--
 			c.engines[i].set(saga.GiveUp(x.d, e.mem, "LATE", "", at))
 			c.engines[i].asked = 0
