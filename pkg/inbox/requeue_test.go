@@ -92,6 +92,43 @@ func TestATransientLaneHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+// Lanes that an outage holds up, as many as are handed out at once and more, leave the others their turn.
+func TestManyTransientLanesHoldUpNoOther(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	h.fail(poison("x"))
+	i := box(pool)
+	var pairs []string
+	for n := range lanesMax + 20 {
+		pairs = append(pairs, fmt.Sprintf("a%03d=x", n))
+	}
+	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, append(pairs, "b=x")...)))
+	h.fail(func(m kafka.Message) error {
+		if string(m.Key) != "b" {
+			return &es.UnavailableError{Op: "write", Err: io.EOF}
+		}
+		return nil
+	})
+	_, err := pool.Exec(t.Context(), `UPDATE inbox_parked SET status = 'requeued'`)
+	must(t, err)
+	for range 2 {
+		if _, err := i.handOut(t.Context()); !Transient(err) {
+			t.Errorf("the outage: %v", err)
+		}
+	}
+	if h.of("b") != "x" {
+		t.Errorf("handled %q", h.of("b"))
+	}
+	h.fail(nil)
+	for range 2 { // from the first one on again, until all had their turn
+		_, err := i.handOut(t.Context())
+		must(t, err)
+	}
+	if c := count(t, pool); c.Rows != 0 {
+		t.Errorf("%d wait: their turn does not come again", c.Rows)
+	}
+}
+
 // A message that can never be handled is discarded: the row stays, and the rest of the lane is requeued.
 func TestDiscard(t *testing.T) {
 	pool := open(t)
