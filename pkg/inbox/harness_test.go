@@ -160,21 +160,6 @@ func count(t *testing.T, pool *pgxpool.Pool) parking.Counts {
 	return c
 }
 
-// eventually polls a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(3 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(30 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // broker is the real Kafka if there is one, or the embedded one, with a topic of the test's own.
 func broker(t *testing.T) (kafka.Config, string) {
 	t.Helper()

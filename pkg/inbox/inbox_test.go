@@ -21,6 +21,7 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // A poison message parks one key's lane; 1,000 others flow on; a restarted consumer goes on behind it; requeue delivers the
@@ -78,14 +79,14 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 	publish(2)
 	publish(3)
 	stop := consume()
-	eventually(t, "the others flow", others("3"))
-	eventually(t, "the lane is parked", func() bool { return count(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the others flow", others("3"))
+	pgtest.Eventually(t, "the lane is parked", func() bool { return count(t, pool).Rows == 2 })
 	stop()
 	calls := h.count()
 	consume() // a second member, after the first one left
 	publish(4)
-	eventually(t, "the others flow on", others("4"))
-	eventually(t, "what comes behind is parked", func() bool { return count(t, pool).Rows == 3 })
+	pgtest.Eventually(t, "the others flow on", others("4"))
+	pgtest.Eventually(t, "what comes behind is parked", func() bool { return count(t, pool).Rows == 3 })
 	if c := count(t, pool); c.Lanes != 1 || c.Oldest <= 0 || h.of("sick") != "1" {
 		t.Errorf("%+v; handled %q of the sick key", c, h.of("sick"))
 	}
@@ -102,9 +103,9 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 	if _, n, err := Lanes(pool).Requeue(t.Context(), first.ID, "ann", "mended"); n != 3 || err != nil {
 		t.Errorf("requeued %d: %v", n, err)
 	}
-	eventually(t, "the lane is through", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "the lane is through", func() bool { return count(t, pool).Rows == 0 })
 	publish(5)
-	eventually(t, "and as any other", func() bool { return others("5")() && strings.HasSuffix(h.of("sick"), "5") })
+	pgtest.Eventually(t, "and as any other", func() bool { return others("5")() && strings.HasSuffix(h.of("sick"), "5") })
 	if h.of("sick") != "1 2 3 4 5" {
 		t.Errorf("handled %q of the sick key", h.of("sick"))
 	}
@@ -190,7 +191,7 @@ func TestAnyKeyAndTimeIsParked(t *testing.T) {
 		}
 	}
 	run(t, i)
-	eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 })
 	if h.of(key) != "x 2 3" {
 		t.Errorf("handled %q", h.of(key))
 	}
@@ -219,7 +220,7 @@ func TestATopicMadeAnew(t *testing.T) {
 	h.fail(nil)
 	requeue(t, pool, 2)
 	run(t, i)
-	eventually(t, "both are handled", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "both are handled", func() bool { return count(t, pool).Rows == 0 })
 	if h.of("b") != "y 2" {
 		t.Errorf("handled %q", h.of("b"))
 	}

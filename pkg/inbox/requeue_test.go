@@ -14,6 +14,7 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // While a lane is on its way, what comes behind goes with it, in order; and a lane that fails again waits again.
@@ -151,9 +152,9 @@ func TestDiscard(t *testing.T) {
 		t.Errorf("discard what is on its way: %+v, %v", r, err)
 	}
 	run(t, i)
-	eventually(t, "the rest is through", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "the rest is through", func() bool { return count(t, pool).Rows == 0 })
 	must(t, handle(t.Context(), batch(1, "a=x", "a=2", "a=3")))
-	eventually(t, "the lane is as any other", func() bool { return strings.HasSuffix(h.of("a"), "3") })
+	pgtest.Eventually(t, "the lane is as any other", func() bool { return strings.HasSuffix(h.of("a"), "3") })
 	if got := rows(t, pool); !strings.HasPrefix(got, "a/1 discarded 5, a/2 done 0") {
 		t.Errorf("%s", got)
 	}
@@ -187,7 +188,7 @@ func TestInstancesRequeueInOrder(t *testing.T) {
 		must(t, handle(t.Context(), batch(int64(n+2), fmt.Sprint("a=", n+1))))
 		want += fmt.Sprint(" ", n+1)
 	}
-	eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 && strings.HasSuffix(h.of("a"), " 200") })
+	pgtest.Eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 && strings.HasSuffix(h.of("a"), " 200") })
 	if got := h.of("a"); got != want {
 		t.Errorf("handled %s", got)
 	}

@@ -112,21 +112,6 @@ func relay(t *testing.T, c Config) (stop func()) {
 	return stop
 }
 
-// eventually polls a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(3 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func stats(t *testing.T, pool *pgxpool.Pool) Stats {
 	t.Helper()
 	s, err := ReadStats(context.Background(), pool)

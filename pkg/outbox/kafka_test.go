@@ -16,6 +16,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/pgtest"
 )
 
 // broker starts a cluster with the topics of two aggregate types.
@@ -162,7 +163,7 @@ func TestNothingIsLostOnABadLine(t *testing.T) {
 	for range streams {
 		happen(t, s, versions)
 	}
-	eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
+	pgtest.Eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
 	have, fresh, repeated := map[string]int64{}, 0, 0
 	for _, m := range read(t, cfg, streams*versions) {
 		e, err := es.Decode(m.Value)

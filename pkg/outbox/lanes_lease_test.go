@@ -11,6 +11,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // Refusals are counted in the database: relays that take turns try an event as often as one alone. And an outage in between
@@ -44,24 +45,24 @@ func TestTwoRelaysKeepALaneParked(t *testing.T) {
 	a, b := picky(refuses), picky(refuses)
 	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
 	want := []string{commit(t, s, sick, 1, 0)}
-	eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
+	pgtest.Eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
 	e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: sick, Version: 2, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
 	poison.Store(e.ID)
 	if err := s.Append(t.Context(), es.Append{Stream: sick, Expected: 1, Events: []es.Event{e}}); err != nil {
 		t.Fatal(err)
 	}
 	want = append(want, e.ID, commit(t, s, sick, 3, 0))
-	eventually(t, "a parks the lane", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "a parks the lane", func() bool { return waiting(t, pool).Rows == 2 })
 	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
 	stop() // b takes over
 	want = append(want, commit(t, s, sick, 4, 0))
 	other := happen(t, s, 2)
-	eventually(t, "b parks what comes behind, and the others flow", func() bool { return waiting(t, pool).Rows == 3 && checkpoint(t, pool) == 6 })
+	pgtest.Eventually(t, "b parks what comes behind, and the others flow", func() bool { return waiting(t, pool).Rows == 3 && checkpoint(t, pool) == 6 })
 	poison.Store("")
 	requeue(t, pool, want[2])
-	eventually(t, "the lane is through", func() bool { return waiting(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "the lane is through", func() bool { return waiting(t, pool).Rows == 0 })
 	want = append(want, commit(t, s, sick, 5, 0))
-	eventually(t, "and as any other", func() bool { return checkpoint(t, pool) == 7 })
+	pgtest.Eventually(t, "and as any other", func() bool { return checkpoint(t, pool) == 7 })
 	got := append(a.published(), b.published()...)
 	if of := slices.DeleteFunc(slices.Clone(got), func(id string) bool { return slices.Contains(other, id) }); !slices.Equal(of, want) || len(got) != len(want)+2 {
 		t.Errorf("published\n %v of the lane, want\n %v", of, want)

@@ -19,6 +19,7 @@ import (
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // commit appends the next version of a stream, with padding that may make it too large for Kafka.
@@ -137,7 +138,7 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 			return st.Pending == 0 && st.Delivered+c.Rows == events
 		}
 	}
-	eventually(t, "everything flowed or is parked", flowed(3*1001))
+	pgtest.Eventually(t, "everything flowed or is parked", flowed(3*1001))
 	rows := parked(t, pool)
 	if c := waiting(t, pool); c.Rows != 2 || c.Lanes != 1 || len(rows) != 2 {
 		t.Fatalf("%+v, %+v", c, rows)
@@ -153,22 +154,22 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 		t.Errorf("%d wait: %v", n, err)
 	}
 	round(4, 0) // behind a parked lane
-	eventually(t, "the next ones flowed or are parked", flowed(4*1001))
+	pgtest.Eventually(t, "the next ones flowed or are parked", flowed(4*1001))
 
 	if n := requeue(t, pool, rows[1].ID); n != 3 { // of any event of the lane
 		t.Errorf("requeued %d events, want 3", n)
 	}
-	eventually(t, "it is refused and parked again", func() bool {
+	pgtest.Eventually(t, "it is refused and parked again", func() bool {
 		r := parked(t, pool)
 		return r[0].Attempts == 6 && r[0].Status == parking.Parked && r[2].Status == parking.Parked
 	})
 	limit("1000000")
-	eventually(t, "it is through", func() bool {
+	pgtest.Eventually(t, "it is through", func() bool {
 		requeue(t, pool, rows[0].ID) // the limit takes a moment to be known to the broker
 		return waiting(t, pool).Rows == 0
 	})
 	round(5, 0)
-	eventually(t, "the lane is as any other", flowed(5*1001))
+	pgtest.Eventually(t, "the lane is as any other", flowed(5*1001))
 	if c := waiting(t, pool); c.Rows != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -242,7 +243,7 @@ func TestAnOutageParksNothing(t *testing.T) {
 	}}
 	ids := happen(t, s, 3)
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
+	pgtest.Eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
 	if got := parked(t, pool); len(got) != 0 || !slices.Equal(r.published(), ids) {
 		t.Errorf("parked %+v, published %d of %d", got, len(r.published()), len(ids))
 	}
@@ -267,17 +268,17 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "it is parked", func() bool { return waiting(t, pool).Rows == 1 })
+	pgtest.Eventually(t, "it is parked", func() bool { return waiting(t, pool).Rows == 1 })
 	state.Store(away)
 	requeue(t, pool, ids[0])
 	seen := calls.Load()
-	eventually(t, "it is tried many times", func() bool { return calls.Load() > seen+10 })
+	pgtest.Eventually(t, "it is tried many times", func() bool { return calls.Load() > seen+10 })
 	if got := parked(t, pool)[0]; got.Status != parking.Requeued || got.Attempts != 5 || stats(t, pool).LastError == "" {
 		t.Errorf("%+v", got)
 	}
 	ids = append(ids, commit(t, s, sick, 2, 0))
 	state.Store(well)
-	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
+	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
 	}
@@ -303,7 +304,7 @@ func TestALongLaneOnItsWayHoldsUpNoOther(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, BatchMax: batch})
-	eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
+	pgtest.Eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
 	got := r.published()
 	if at := slices.Index(got, others[0]); at > 2*batch {
 		t.Errorf("the other lane's event went out as number %d", at+1)
@@ -327,13 +328,13 @@ func TestParkingIsNoSuccess(t *testing.T) {
 			t.Errorf("%s: %+v", when, st)
 		}
 	}
-	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
 	none("parked")
 	requeue(t, pool, poison)
-	eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
+	pgtest.Eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
 	none("refused again")
 	happen(t, s, 1)
-	eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
+	pgtest.Eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
 	if st := stats(t, pool); st.ProcessedAt.IsZero() || st.LastError != "" || st.Retries != 0 {
 		t.Errorf("delivered: %+v", st)
 	}
@@ -358,7 +359,7 @@ func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	}
 	r := &recorder{}
 	start(t, Config{Pool: pool, Publisher: r})
-	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
 	}
@@ -382,7 +383,7 @@ func TestARefusalBehindWhatIsUnknown(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "all is through or parked", func() bool { return checkpoint(t, pool) == 4 && waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "all is through or parked", func() bool { return checkpoint(t, pool) == 4 && waiting(t, pool).Rows == 2 })
 	if !slices.Equal(r.published(), before) {
 		t.Errorf("published %v, want %v", r.published(), before)
 	}
@@ -394,9 +395,9 @@ func TestPublishingAgainParksAgain(t *testing.T) {
 	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
 	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
 	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{first} }), RetryMax: time.Millisecond})
-	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
 	exec(t, pool, `UPDATE outbox_parked SET status = 'requeued', done_at = clock_timestamp(); UPDATE outbox_relay SET position = 0`)
-	eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
+	pgtest.Eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
 	if got := parked(t, pool); got[0].ID != first || got[0].Attempts != 10 || got[1].ID != second || got[1].Attempts != 0 {
 		t.Errorf("%+v", got)
 	}

@@ -84,3 +84,18 @@ func AwaitLock(t testing.TB, pool *pgxpool.Pool, table string, n int, enough fun
 		}
 	}
 }
+
+// Eventually polls a condition, such as what a database holds in the end.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	look := time.NewTicker(3 * time.Millisecond)
+	defer look.Stop()
+	late := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-look.C:
+		case <-late:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
