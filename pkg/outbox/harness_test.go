@@ -26,14 +26,19 @@ func open(t *testing.T) (*espg.Store, *pgxpool.Pool) {
 	return espg.New(pool, espg.Options{}), pool
 }
 
+// happened is an event of a stream.
+func happened(st es.Stream, version int64) es.Event {
+	return es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+}
+
 // happen commits n events of one new stream as one group, and returns their ids.
 func happen(t *testing.T, s *espg.Store, n int) []string {
 	t.Helper()
 	st := es.Stream{Type: "Account", ID: uuid.NewString()}
 	a := es.Append{Stream: st}
 	var ids []string
-	for i := range n {
-		e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: int64(i + 1), At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+	for v := range int64(n) {
+		e := happened(st, v+1)
 		a.Events, ids = append(a.Events, e), append(ids, e.ID)
 	}
 	if err := s.Append(context.Background(), a); err != nil {

@@ -46,7 +46,7 @@ func TestTwoRelaysKeepALaneParked(t *testing.T) {
 	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
 	want := []string{commit(t, s, sick, 1, 0)}
 	pgtest.Eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
-	e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: sick, Version: 2, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+	e := happened(sick, 2)
 	poison.Store(e.ID)
 	if err := s.Append(t.Context(), es.Append{Stream: sick, Expected: 1, Events: []es.Event{e}}); err != nil {
 		t.Fatal(err)

@@ -25,10 +25,8 @@ import (
 // commit appends the next version of a stream, with padding that may make it too large for Kafka.
 func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
 	t.Helper()
-	e := es.Event{
-		ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1",
-		Data: fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding)),
-	}
+	e := happened(st, version)
+	e.Data = fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding))
 	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
 		t.Fatal(err)
 	}
@@ -121,8 +119,7 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 		commit(t, s, sick, version, padding)
 		items := make([]es.Append, len(others))
 		for i, st := range others {
-			e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
-			items[i] = es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}
+			items[i] = es.Append{Stream: st, Expected: version - 1, Events: []es.Event{happened(st, version)}}
 		}
 		if err := s.Append(t.Context(), items...); err != nil {
 			t.Fatal(err)
@@ -173,56 +170,9 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 	if c := waiting(t, pool); c.Rows != 0 {
 		t.Errorf("%+v", c)
 	}
-	inOrder(t, cfg, Topic(prefix, "Account"), 5*1001)
+	inOrder(t, read(t, cfg, 5*1001, Topic(prefix, "Account")), 5*1001)
 	if r := parked(t, pool)[0]; r.Status != parking.Requeued || r.DecidedBy != "ann" || r.Reason == "" || r.DecidedAt.IsZero() || r.DoneAt.IsZero() {
 		t.Errorf("for the record: %+v", r)
-	}
-}
-
-// inOrder reads a topic until n events have arrived, each stream's versions one after another.
-func inOrder(t *testing.T, cfg kafka.Config, topic string, n int) {
-	t.Helper()
-	have, fresh := map[string]int64{}, 0
-	done := make(chan struct{})
-	c, err := kafka.NewConsumer(kafka.ConsumerConfig{Config: cfg, Group: uuid.NewString(), Topics: []string{topic}, Handle: one(func(m kafka.Message) {
-		e, err := es.Decode(m.Value)
-		if err != nil {
-			t.Error(err)
-		}
-		switch kafka.Next(have[e.Stream.ID], e.Version) {
-		case kafka.Apply:
-			have[e.Stream.ID] = e.Version
-			if fresh++; fresh == n {
-				close(done)
-			}
-		case kafka.Gap:
-			t.Errorf("%s: version %d follows %d", e.Stream, e.Version, have[e.Stream.ID])
-		case kafka.Duplicate:
-		}
-	})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = c.Run(context.Background()) }()
-	t.Cleanup(func() { _ = c.Close() })
-	select {
-	case <-done:
-	case <-time.After(30 * time.Second):
-		t.Error("not everything arrived")
-	}
-	_ = c.Close()
-}
-
-// one handles messages of all partitions one after another.
-func one(f func(kafka.Message)) func(context.Context, []kafka.Message) error {
-	turn := make(chan struct{}, 1)
-	return func(_ context.Context, batch []kafka.Message) error {
-		turn <- struct{}{}
-		defer func() { <-turn }()
-		for _, m := range batch {
-			f(m)
-		}
-		return nil
 	}
 }
 
