@@ -113,8 +113,7 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 
 func TestOnlyLanesAtFaultAreParked(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
+	h := newHandler("x", "y")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	must(t, handle(t.Context(), batch(10, "a=1", "b=x", "a=2", "c=1", "b=2", "d=1", "d=y", "d=3")))
@@ -159,8 +158,7 @@ func TestTheUnreadableIsParkedAtOnce(t *testing.T) {
 // Whatever a producer wrote as key and time, the message is parked and its partition goes on; and its lane is as any other.
 func TestAnyKeyAndTimeIsParked(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	noise := make([]byte, 100<<10) // does not compress
@@ -200,8 +198,7 @@ func TestAnyKeyAndTimeIsParked(t *testing.T) {
 // A topic that was made anew begins at offset 0 again: its messages are not taken for those that were parked before.
 func TestATopicMadeAnew(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
+	h := newHandler("x", "y")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	must(t, handle(t.Context(), batch(1, "a=x")))
@@ -311,8 +308,7 @@ func TestAnOutageWhileLanesStandApart(t *testing.T) {
 // The offset was not committed, so the same messages come again: they are parked once, and handled or not as before.
 func TestARepetitionIsParkedOnce(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	other := i.Subscribe(Subscription{Name: "other", Handle: newHandler().handle})

@@ -20,8 +20,7 @@ import (
 // While a lane is on its way, what comes behind goes with it, in order; and a lane that fails again waits again.
 func TestRequeueHandsOutInOrder(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
+	h := newHandler("x", "y")
 	i := box(pool)
 	i.BatchMax = 2
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
@@ -71,16 +70,10 @@ func TestRequeueHandsOutInOrder(t *testing.T) {
 // A lane that an outage holds up leaves the others on their way, and the outage is still reported.
 func TestATransientLaneHoldsUpNoOther(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x", "c=x", "b=2")))
-	h.fail(func(m kafka.Message) error {
-		if string(m.Key) != "b" {
-			return &es.UnavailableError{Op: string(m.Key), Err: io.EOF}
-		}
-		return nil
-	})
+	h.fail(outageBut("b"))
 	for offset := range int64(3) {
 		requeue(t, pool, offset+1)
 	}
@@ -96,20 +89,14 @@ func TestATransientLaneHoldsUpNoOther(t *testing.T) {
 // Lanes that an outage holds up, as many as are handed out at once and more, leave the others their turn.
 func TestManyTransientLanesHoldUpNoOther(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	var pairs []string
 	for n := range lanesMax + 20 {
 		pairs = append(pairs, fmt.Sprintf("a%03d=x", n))
 	}
 	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, append(pairs, "b=x")...)))
-	h.fail(func(m kafka.Message) error {
-		if string(m.Key) != "b" {
-			return &es.UnavailableError{Op: "write", Err: io.EOF}
-		}
-		return nil
-	})
+	h.fail(outageBut("b"))
 	_, err := pool.Exec(t.Context(), `UPDATE inbox_parked SET status = 'requeued'`)
 	must(t, err)
 	for range 2 {
@@ -133,8 +120,7 @@ func TestManyTransientLanesHoldUpNoOther(t *testing.T) {
 // A message that can never be handled is discarded: the row stays, and the rest of the lane is requeued.
 func TestDiscard(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	must(t, handle(t.Context(), batch(1, "a=x", "a=2")))
@@ -169,8 +155,7 @@ func TestDiscard(t *testing.T) {
 // Several instances, a consumer that goes on parking, and people who requeue: every message is handled, each key in order.
 func TestInstancesRequeueInOrder(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("0"))
+	h := newHandler("0")
 	var handle func(context.Context, []kafka.Message) error
 	for n := range 2 {
 		i := box(pool)
@@ -196,8 +181,7 @@ func TestInstancesRequeueInOrder(t *testing.T) {
 
 func TestCleanUp(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	must(t, box(pool).Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x")))
 	_, err := pool.Exec(t.Context(), `UPDATE inbox_parked SET status = 'requeued', done_at = clock_timestamp() - interval '2 days' WHERE message_offset = 1`)
 	must(t, err)
