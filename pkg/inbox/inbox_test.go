@@ -132,6 +132,27 @@ func TestOnlyLanesAtFaultAreParked(t *testing.T) {
 	}
 }
 
+// Attempts are a message's own: what came before it in its lane, and went through at last, does not count.
+func TestEachMessageHasItsAttempts(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	first, second := 0, 0
+	h.fail(func(m kafka.Message) error {
+		if string(m.Value) == "x" {
+			if first++; first <= 5 {
+				return errPoison
+			}
+			return nil
+		}
+		second++
+		return errPoison
+	})
+	must(t, box(pool).Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "a=y")))
+	if got := rows(t, pool); got != "a/2 parked 5" || second < 5 {
+		t.Errorf("parked %s, after %d attempts", got, second)
+	}
+}
+
 // A message that cannot be read is not tried again.
 func TestTheUnreadableIsParkedAtOnce(t *testing.T) {
 	pool := open(t)

@@ -191,4 +191,10 @@ func TestCleanUp(t *testing.T) {
 	if n, err := Lanes(pool).Clean(t.Context(), time.Hour); n != 1 || err != nil || rows(t, pool) != "b/2 parked 5" {
 		t.Errorf("forgot %d: %v; left %s", n, err, rows(t, pool))
 	}
+	i := box(pool)
+	i.KeepParked, i.CleanEvery = time.Millisecond, time.Millisecond
+	_, err = pool.Exec(t.Context(), `UPDATE inbox_parked SET status = 'discarded', done_at = clock_timestamp()`)
+	must(t, err)
+	run(t, i)
+	pgtest.Eventually(t, "it is forgotten from time to time", func() bool { return rows(t, pool) == "" })
 }
