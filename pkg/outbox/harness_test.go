@@ -2,11 +2,15 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -14,6 +18,7 @@ import (
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/parking"
 	"example.com/billing/pkg/pgtest"
 )
 
@@ -133,4 +138,55 @@ func checkpoint(t *testing.T, pool *pgxpool.Pool) (position int64) {
 		t.Fatal(err)
 	}
 	return position
+}
+
+// commit appends the next version of a stream, with padding that may make it too large for Kafka.
+func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
+	t.Helper()
+	e := happened(st, version)
+	e.Data = fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding))
+	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
+		t.Fatal(err)
+	}
+	return e.ID
+}
+
+// picky is a publisher that refuses these events as Kafka refuses what is too large: it takes what comes before.
+func picky(ids func() []string) *recorder {
+	return &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		for i, id := range eventIDs(batch) {
+			if slices.Contains(ids(), id) {
+				return i, &kafka.RefusedError{Index: i, Topic: batch[i].Topic, Err: sarama.ErrMessageSizeTooLarge}
+			}
+		}
+		return len(batch), nil
+	}}
+}
+
+func parked(t *testing.T, pool *pgxpool.Pool) []parking.Row {
+	t.Helper()
+	rows, err := Lanes(pool).List(context.Background(), parking.Filter{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(rows, func(a, b parking.Row) int { return int(a.Version - b.Version) })
+	return rows
+}
+
+func waiting(t *testing.T, pool *pgxpool.Pool) parking.Counts {
+	t.Helper()
+	c, err := Lanes(pool).Count(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
+	t.Helper()
+	_, n, err := Lanes(pool).Requeue(context.Background(), id, "ann", "the topic takes more now")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -105,5 +106,38 @@ func TestALateRelayChangesNoLane(t *testing.T) {
 		if r.Status != parking.Requeued || !r.DoneAt.IsZero() || r.Attempts != 0 {
 			t.Errorf("a late relay changed %+v", r)
 		}
+	}
+}
+
+// Who requeues waits for a relay that is parking: nothing of the lane is left behind.
+func TestARequeueWaitsForWhoParks(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first := commit(t, s, sick, 1, 0)
+	commit(t, s, sick, 2, 0)
+	tb := table{pool}
+	l, _ := acquire(t, tb, "a", time.Hour)
+	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), `UPDATE outbox_relay SET position = 2`); err != nil { // as change begins
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), parkRows, []int64{2}, 0, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan int64, 1)
+	go func() { done <- requeue(t, pool, first) }()
+	pgtest.Eventually(t, "it waits, or has not waited", func() bool { return pgtest.Waiting(t, pool) > 0 || len(done) > 0 })
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-done; n != 2 {
+		t.Errorf("requeued %d, want 2: %+v", n, parked(t, pool))
 	}
 }

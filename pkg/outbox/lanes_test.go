@@ -13,65 +13,12 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
-	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
 	"example.com/billing/pkg/pgtest"
 )
-
-// commit appends the next version of a stream, with padding that may make it too large for Kafka.
-func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
-	t.Helper()
-	e := happened(st, version)
-	e.Data = fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding))
-	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
-		t.Fatal(err)
-	}
-	return e.ID
-}
-
-// picky is a publisher that refuses these events as Kafka refuses what is too large: it takes what comes before.
-func picky(ids func() []string) *recorder {
-	return &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
-		for i, id := range eventIDs(batch) {
-			if slices.Contains(ids(), id) {
-				return i, &kafka.RefusedError{Index: i, Topic: batch[i].Topic, Err: sarama.ErrMessageSizeTooLarge}
-			}
-		}
-		return len(batch), nil
-	}}
-}
-
-func parked(t *testing.T, pool *pgxpool.Pool) []parking.Row {
-	t.Helper()
-	rows, err := Lanes(pool).List(context.Background(), parking.Filter{Limit: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortFunc(rows, func(a, b parking.Row) int { return int(a.Version - b.Version) })
-	return rows
-}
-
-func waiting(t *testing.T, pool *pgxpool.Pool) parking.Counts {
-	t.Helper()
-	c, err := Lanes(pool).Count(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
-	t.Helper()
-	_, n, err := Lanes(pool).Requeue(context.Background(), id, "ann", "the topic takes more now")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
 
 // limited is a broker whose topics take up to 64 KiB: the real Kafka's if there is one, with a prefix of the test's own.
 func limited(t *testing.T) (cfg kafka.Config, prefix string, limit func(bytes string)) {
@@ -290,6 +237,22 @@ func TestParkingIsNoSuccess(t *testing.T) {
 	}
 }
 
+// What was delivered is counted without what is parked, as far back as the outbox remembers either.
+func TestParkedIsNotDelivered(t *testing.T) {
+	s, pool := open(t)
+	poison := commit(t, s, es.Stream{Type: "Account", ID: uuid.NewString()}, 1, 0)
+	happen(t, s, 3)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{poison} }), RetryMax: time.Millisecond})
+	pgtest.Eventually(t, "all is delivered or parked", func() bool { return checkpoint(t, pool) == 4 })
+	if st := stats(t, pool); st.Delivered != 3 || st.Pending != 0 {
+		t.Errorf("%+v", st)
+	}
+	exec(t, pool, `DELETE FROM outbox_batch WHERE to_position = 1`) // as the clean-up does in time
+	if st := stats(t, pool); st.Delivered != 3 {
+		t.Errorf("after the clean-up: %+v", st)
+	}
+}
+
 // What is committed between a requeue and the relay's next look goes with the lane, whoever parks it behind it.
 func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	s, pool := open(t)
@@ -386,4 +349,10 @@ func TestRequeueAndCleanUp(t *testing.T) {
 	if got := parked(t, pool); len(got) != 1 || got[0].ID != second {
 		t.Errorf("left: %+v", got)
 	}
+	exec(t, pool, `UPDATE outbox_parked SET done_at = clock_timestamp()`)
+	if err := tb.release(t.Context(), l.epoch); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Pool: pool, Publisher: &recorder{}, KeepParked: time.Millisecond, CleanEvery: time.Millisecond})
+	pgtest.Eventually(t, "the rest is forgotten from time to time", func() bool { return len(parked(t, pool)) == 0 })
 }

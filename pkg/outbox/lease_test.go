@@ -61,8 +61,10 @@ func TestALostLeaseIsFenced(t *testing.T) {
 	if !ok || b.position != 2 {
 		t.Fatalf("an ended lease: %+v, %v", b, ok)
 	}
-	if err := tb.advance(t.Context(), b.epoch, 5, 1, nil, "b", time.Hour); err != nil {
-		t.Fatal(err)
+	for _, position := range []int64{5, 3} { // it never goes back
+		if err := tb.advance(t.Context(), b.epoch, position, 1, nil, "b", time.Hour); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_, late := tb.failed(t.Context(), a.epoch, 3, 7, errors.New("late"))
 	for what, err := range map[string]error{
