@@ -242,18 +242,11 @@ func TestAMessageThatIsNoEventParksItsKey(t *testing.T) {
 	}
 	saga.wait(t)
 	projection.wait(t)
-	for late := time.After(30 * time.Second); ; {
+	pgtest.Eventually(t, "two messages of each subscription are parked", func() bool {
 		found, err := inbox.Lanes(pool).List(t.Context(), parking.Filter{Limit: 10})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(found) == 4 {
-			return // two messages of each subscription
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-late:
-			t.Fatalf("parked %+v", found)
-		}
-	}
+		return len(found) == 4
+	})
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/parking"
@@ -55,7 +58,10 @@ type handler struct {
 	fails   func(m kafka.Message) error
 }
 
-func newHandler() *handler { return &handler{handled: map[string][]string{}} }
+// newHandler makes one that cannot handle these values.
+func newHandler(values ...string) *handler {
+	return &handler{handled: map[string][]string{}, fails: poison(values...)}
+}
 
 // handle takes all of a batch or nothing, as a transaction does.
 func (h *handler) handle(_ context.Context, batch []kafka.Message) error {
@@ -99,10 +105,18 @@ func (h *handler) count() int {
 // poison is a fails for these values.
 func poison(values ...string) func(m kafka.Message) error {
 	return func(m kafka.Message) error {
-		for _, v := range values {
-			if string(m.Value) == v {
-				return errPoison
-			}
+		if slices.Contains(values, string(m.Value)) {
+			return errPoison
+		}
+		return nil
+	}
+}
+
+// outageBut is a fails for all keys but one, with an error that names the key and says nothing about the message.
+func outageBut(key string) func(m kafka.Message) error {
+	return func(m kafka.Message) error {
+		if string(m.Key) != key {
+			return &es.UnavailableError{Op: string(m.Key), Err: io.EOF}
 		}
 		return nil
 	}
@@ -158,21 +172,6 @@ func count(t *testing.T, pool *pgxpool.Pool) parking.Counts {
 	c, err := Lanes(pool).Count(context.Background())
 	must(t, err)
 	return c
-}
-
-// eventually polls a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(3 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(30 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // broker is the real Kafka if there is one, or the embedded one, with a topic of the test's own.

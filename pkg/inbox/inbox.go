@@ -65,6 +65,7 @@ type Inbox struct {
 	Config
 	mu            sync.Mutex
 	subscriptions map[string]Subscription
+	turn          requeuedLane // the lane that Run handed out last
 }
 
 // New makes an inbox; Run works on what people requeue.

@@ -21,6 +21,7 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // A poison message parks one key's lane; 1,000 others flow on; a restarted consumer goes on behind it; requeue delivers the
@@ -78,14 +79,14 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 	publish(2)
 	publish(3)
 	stop := consume()
-	eventually(t, "the others flow", others("3"))
-	eventually(t, "the lane is parked", func() bool { return count(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the others flow", others("3"))
+	pgtest.Eventually(t, "the lane is parked", func() bool { return count(t, pool).Rows == 2 })
 	stop()
 	calls := h.count()
 	consume() // a second member, after the first one left
 	publish(4)
-	eventually(t, "the others flow on", others("4"))
-	eventually(t, "what comes behind is parked", func() bool { return count(t, pool).Rows == 3 })
+	pgtest.Eventually(t, "the others flow on", others("4"))
+	pgtest.Eventually(t, "what comes behind is parked", func() bool { return count(t, pool).Rows == 3 })
 	if c := count(t, pool); c.Lanes != 1 || c.Oldest <= 0 || h.of("sick") != "1" {
 		t.Errorf("%+v; handled %q of the sick key", c, h.of("sick"))
 	}
@@ -102,9 +103,9 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 	if _, n, err := Lanes(pool).Requeue(t.Context(), first.ID, "ann", "mended"); n != 3 || err != nil {
 		t.Errorf("requeued %d: %v", n, err)
 	}
-	eventually(t, "the lane is through", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "the lane is through", func() bool { return count(t, pool).Rows == 0 })
 	publish(5)
-	eventually(t, "and as any other", func() bool { return others("5")() && strings.HasSuffix(h.of("sick"), "5") })
+	pgtest.Eventually(t, "and as any other", func() bool { return others("5")() && strings.HasSuffix(h.of("sick"), "5") })
 	if h.of("sick") != "1 2 3 4 5" {
 		t.Errorf("handled %q of the sick key", h.of("sick"))
 	}
@@ -112,8 +113,7 @@ func TestAPoisonMessageParksItsLane(t *testing.T) {
 
 func TestOnlyLanesAtFaultAreParked(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
+	h := newHandler("x", "y")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	must(t, handle(t.Context(), batch(10, "a=1", "b=x", "a=2", "c=1", "b=2", "d=1", "d=y", "d=3")))
@@ -129,6 +129,27 @@ func TestOnlyLanesAtFaultAreParked(t *testing.T) {
 	// as what is left of it and its first.
 	if n := h.count(); n > 1+2+5*2+1+2+4*2 {
 		t.Errorf("%d calls", n)
+	}
+}
+
+// Attempts are a message's own: what came before it in its lane, and went through at last, does not count.
+func TestEachMessageHasItsAttempts(t *testing.T) {
+	pool := open(t)
+	h := newHandler()
+	first, second := 0, 0
+	h.fail(func(m kafka.Message) error {
+		if string(m.Value) == "x" {
+			if first++; first <= 5 {
+				return errPoison
+			}
+			return nil
+		}
+		second++
+		return errPoison
+	})
+	must(t, box(pool).Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "a=y")))
+	if got := rows(t, pool); got != "a/2 parked 5" || second < 5 {
+		t.Errorf("parked %s, after %d attempts", got, second)
 	}
 }
 
@@ -158,8 +179,7 @@ func TestTheUnreadableIsParkedAtOnce(t *testing.T) {
 // Whatever a producer wrote as key and time, the message is parked and its partition goes on; and its lane is as any other.
 func TestAnyKeyAndTimeIsParked(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	noise := make([]byte, 100<<10) // does not compress
@@ -190,7 +210,7 @@ func TestAnyKeyAndTimeIsParked(t *testing.T) {
 		}
 	}
 	run(t, i)
-	eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 })
 	if h.of(key) != "x 2 3" {
 		t.Errorf("handled %q", h.of(key))
 	}
@@ -199,8 +219,7 @@ func TestAnyKeyAndTimeIsParked(t *testing.T) {
 // A topic that was made anew begins at offset 0 again: its messages are not taken for those that were parked before.
 func TestATopicMadeAnew(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
+	h := newHandler("x", "y")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	must(t, handle(t.Context(), batch(1, "a=x")))
@@ -219,7 +238,7 @@ func TestATopicMadeAnew(t *testing.T) {
 	h.fail(nil)
 	requeue(t, pool, 2)
 	run(t, i)
-	eventually(t, "both are handled", func() bool { return count(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "both are handled", func() bool { return count(t, pool).Rows == 0 })
 	if h.of("b") != "y 2" {
 		t.Errorf("handled %q", h.of("b"))
 	}
@@ -310,8 +329,7 @@ func TestAnOutageWhileLanesStandApart(t *testing.T) {
 // The offset was not committed, so the same messages come again: they are parked once, and handled or not as before.
 func TestARepetitionIsParkedOnce(t *testing.T) {
 	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
+	h := newHandler("x")
 	i := box(pool)
 	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
 	other := i.Subscribe(Subscription{Name: "other", Handle: newHandler().handle})
@@ -339,160 +357,5 @@ func TestARepetitionIsParkedOnce(t *testing.T) {
 	must(t, handle(t.Context(), batch(2, "b=x", "b=2")))
 	if got := rows(t, pool); got != "b/2 parked 10, b/3 done 0" {
 		t.Errorf("after a repetition that fails: %s", got)
-	}
-}
-
-// While a lane is on its way, what comes behind goes with it, in order; and a lane that fails again waits again.
-func TestRequeueHandsOutInOrder(t *testing.T) {
-	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x", "y"))
-	i := box(pool)
-	i.BatchMax = 2
-	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
-	must(t, handle(t.Context(), batch(1, "a=x", "a=2", "a=y", "a=4")))
-	if n := requeue(t, pool, 4); n != 4 { // of any of them
-		t.Errorf("requeued %d", n)
-	}
-	if n := requeue(t, pool, 1); n != 0 { // is on its way already
-		t.Errorf("requeued %d more", n)
-	}
-	must(t, handle(t.Context(), batch(5, "a=5"))) // comes while the lane is on its way
-	if got := rows(t, pool); !strings.HasSuffix(got, "a/5 requeued 0") {
-		t.Errorf("%s", got)
-	}
-	drain := func() {
-		for moved := true; moved; {
-			var err error
-			moved, err = i.handOut(t.Context())
-			must(t, err)
-		}
-	}
-	drain()
-	if got := rows(t, pool); got != "a/1 parked 6, a/2 parked 0, a/3 parked 0, a/4 parked 0, a/5 parked 0" {
-		t.Errorf("refused again: %s", got)
-	}
-	h.fail(poison("y"))
-	requeue(t, pool, 1)
-	drain()
-	if got := rows(t, pool); got != "a/1 done 6, a/2 done 0, a/3 parked 1, a/4 parked 0, a/5 parked 0" || h.of("a") != "x 2" {
-		t.Errorf("the second one refused: %s, handled %q", got, h.of("a"))
-	}
-	h.fail(func(kafka.Message) error { return &es.UnavailableError{Op: "write", Err: io.EOF} })
-	requeue(t, pool, 3)
-	if _, err := i.handOut(t.Context()); !Transient(err) {
-		t.Errorf("an outage: %v", err)
-	}
-	if got := rows(t, pool); !strings.HasSuffix(got, "a/3 requeued 1, a/4 requeued 0, a/5 requeued 0") {
-		t.Errorf("after an outage: %s", got)
-	}
-	h.fail(nil)
-	drain()
-	if got := rows(t, pool); strings.Count(got, "done") != 5 || h.of("a") != "x 2 y 4 5" {
-		t.Errorf("%s, handled %q", got, h.of("a"))
-	}
-}
-
-// A lane that an outage holds up leaves the others on their way, and the outage is still reported.
-func TestATransientLaneHoldsUpNoOther(t *testing.T) {
-	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
-	i := box(pool)
-	must(t, i.Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x", "c=x", "b=2")))
-	h.fail(func(m kafka.Message) error {
-		if string(m.Key) != "b" {
-			return &es.UnavailableError{Op: string(m.Key), Err: io.EOF}
-		}
-		return nil
-	})
-	for offset := range int64(3) {
-		requeue(t, pool, offset+1)
-	}
-	moved, err := i.handOut(t.Context())
-	if !moved || !Transient(err) || !strings.Contains(err.Error(), "a:") || !strings.Contains(err.Error(), "c:") {
-		t.Errorf("moved: %v, %v", moved, err)
-	}
-	if got := rows(t, pool); got != "a/1 requeued 5, b/2 done 5, c/3 requeued 5, b/4 done 0" || h.of("b") != "x 2" {
-		t.Errorf("%s, handled %q", got, h.of("b"))
-	}
-}
-
-// A message that can never be handled is discarded: the row stays, and the rest of the lane is requeued.
-func TestDiscard(t *testing.T) {
-	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
-	i := box(pool)
-	handle := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
-	must(t, handle(t.Context(), batch(1, "a=x", "a=2")))
-	for range 2 { // a repeat does no harm
-		r, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 1), "ann", "a test wrote it")
-		if err != nil || r.Status != parking.Discarded || r.DecidedBy != "ann" || r.Reason != "a test wrote it" || r.DoneAt.IsZero() {
-			t.Errorf("%+v, %v", r, err)
-		}
-	}
-	must(t, handle(t.Context(), batch(1, "a=x"))) // comes again: stays discarded
-	if n := requeue(t, pool, 2); n != 1 {
-		t.Errorf("requeued %d", n)
-	}
-	if r, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 2), "ann", "perhaps it is just handled"); !errors.Is(err, parking.ErrDone) || rows(t, pool) != "a/1 discarded 5, a/2 requeued 0" {
-		t.Errorf("discard what is on its way: %+v, %v", r, err)
-	}
-	run(t, i)
-	eventually(t, "the rest is through", func() bool { return count(t, pool).Rows == 0 })
-	must(t, handle(t.Context(), batch(1, "a=x", "a=2", "a=3")))
-	eventually(t, "the lane is as any other", func() bool { return strings.HasSuffix(h.of("a"), "3") })
-	if got := rows(t, pool); !strings.HasPrefix(got, "a/1 discarded 5, a/2 done 0") {
-		t.Errorf("%s", got)
-	}
-	if _, err := Lanes(pool).Discard(t.Context(), idOf(t, pool, 2), "ann", "too late"); !errors.Is(err, parking.ErrDone) {
-		t.Errorf("discard what is through: %v", err)
-	}
-	if _, err := Lanes(pool).Discard(t.Context(), uuid.NewString(), "ann", "why"); !errors.Is(err, parking.ErrUnknown) {
-		t.Errorf("unknown: %v", err)
-	}
-}
-
-// Several instances, a consumer that goes on parking, and people who requeue: every message is handled, each key in order.
-func TestInstancesRequeueInOrder(t *testing.T) {
-	pool := open(t)
-	h := newHandler()
-	h.fail(poison("0"))
-	var handle func(context.Context, []kafka.Message) error
-	for n := range 2 {
-		i := box(pool)
-		f := i.Subscribe(Subscription{Name: "s", Handle: h.handle})
-		if n == 0 {
-			handle = f
-		}
-		run(t, i)
-	}
-	must(t, handle(t.Context(), batch(1, "a=0")))
-	h.fail(nil)
-	want := "0"
-	requeue(t, pool, 1)
-	for n := range 200 {
-		must(t, handle(t.Context(), batch(int64(n+2), fmt.Sprint("a=", n+1))))
-		want += fmt.Sprint(" ", n+1)
-	}
-	eventually(t, "all is handled", func() bool { return count(t, pool).Rows == 0 && strings.HasSuffix(h.of("a"), " 200") })
-	if got := h.of("a"); got != want {
-		t.Errorf("handled %s", got)
-	}
-}
-
-func TestCleanUp(t *testing.T) {
-	pool := open(t)
-	h := newHandler()
-	h.fail(poison("x"))
-	must(t, box(pool).Subscribe(Subscription{Name: "s", Handle: h.handle})(t.Context(), batch(1, "a=x", "b=x")))
-	_, err := pool.Exec(t.Context(), `UPDATE inbox_parked SET status = 'requeued', done_at = clock_timestamp() - interval '2 days' WHERE message_offset = 1`)
-	must(t, err)
-	if n, err := Lanes(pool).Clean(t.Context(), 72*time.Hour); n != 0 || err != nil {
-		t.Errorf("forgot %d: %v", n, err)
-	}
-	if n, err := Lanes(pool).Clean(t.Context(), time.Hour); n != 1 || err != nil || rows(t, pool) != "b/2 parked 5" {
-		t.Errorf("forgot %d: %v; left %s", n, err, rows(t, pool))
 	}
 }

@@ -160,10 +160,11 @@ type requeuedLane struct {
 	key                 []byte
 }
 
-// requeuedLanes returns some of the lanes on their way that this process can handle.
-func (i *Inbox) requeuedLanes(ctx context.Context, names []string) ([]requeuedLane, error) {
+// requeuedLanes returns up to n of the lanes on their way that this process can handle, in order, those behind a lane.
+func (i *Inbox) requeuedLanes(ctx context.Context, names []string, behind requeuedLane, n int) ([]requeuedLane, error) {
 	rows, err := i.Pool.Query(ctx, `SELECT DISTINCT subscription, topic, key FROM inbox_parked
-		WHERE done_at IS NULL AND status = 'requeued' AND subscription = ANY($1) LIMIT 100`, names)
+		WHERE done_at IS NULL AND status = 'requeued' AND subscription = ANY($1) AND (subscription, topic, key) > ($2, $3, $4)
+		ORDER BY subscription, topic, key LIMIT $5`, names, behind.subscription, behind.topic, behind.key, n)
 	if err != nil {
 		return nil, espg.Classify("read requeued lanes", err)
 	}

@@ -14,7 +14,10 @@ import (
 	"example.com/billing/pkg/kafka"
 )
 
-// Run hands requeued lanes to their handlers until ctx ends. Errors are logged and tried again with a growing pause.
+// lanesMax is how many requeued lanes are handed out under one lock.
+const lanesMax = 100
+
+// Run hands requeued lanes to their handlers until ctx ends; it runs once in an inbox. Errors are logged and tried again with a growing pause.
 func (i *Inbox) Run(ctx context.Context) error {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = i.RetryPause, i.RetryMax
@@ -46,13 +49,18 @@ func (i *Inbox) Run(ctx context.Context) error {
 	return nil
 }
 
-// handOut hands out some messages of each requeued lane, unless another instance is at it, and reports whether there were any. A
-// lane that cannot go on for now does not hold up the others: its error is returned once they had their turn.
+// handOut hands out some messages of the next requeued lanes, unless another instance is at it, and reports whether there were any.
+// A lane that cannot go on for now does not hold up the others: its error is returned once they had their turn. Nor do many such
+// lanes: the next call goes on behind these, and begins again once it has been through all.
 func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 	i.mu.Lock()
 	names := slices.Collect(maps.Keys(i.subscriptions))
 	i.mu.Unlock()
-	lanes, err := i.requeuedLanes(ctx, names)
+	lanes, err := i.requeuedLanes(ctx, names, i.turn, lanesMax)
+	if err == nil && len(lanes) == 0 {
+		i.turn = requeuedLane{}
+		lanes, err = i.requeuedLanes(ctx, names, i.turn, lanesMax)
+	}
 	if err != nil || len(lanes) == 0 {
 		return false, err
 	}
@@ -73,6 +81,7 @@ func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 			break
 		}
 		n, err := i.handOutLane(ctx, l)
+		i.turn = l
 		moved = moved || n > 0
 		if err != nil {
 			failures = append(failures, err) // the next lane may need nothing of what is away

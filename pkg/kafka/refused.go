@@ -9,8 +9,8 @@ import (
 )
 
 // RefusedError says that one message of a batch was refused for its own sake: it
-// is too large, or no record or time that the topic takes. The cluster is well, and
-// sending the same message again meets the same answer until somebody changes
+// is too large, is not a valid record, or has a time that the topic does not take.
+// The cluster is well, and sending the same message again meets the same answer until somebody changes
 // the topic's settings.
 type RefusedError struct {
 	Index int // of the message in the batch given to Publish

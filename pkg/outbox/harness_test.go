@@ -2,11 +2,15 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -14,6 +18,7 @@ import (
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/parking"
 	"example.com/billing/pkg/pgtest"
 )
 
@@ -26,14 +31,19 @@ func open(t *testing.T) (*espg.Store, *pgxpool.Pool) {
 	return espg.New(pool, espg.Options{}), pool
 }
 
+// happened is an event of a stream.
+func happened(st es.Stream, version int64) es.Event {
+	return es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+}
+
 // happen commits n events of one new stream as one group, and returns their ids.
 func happen(t *testing.T, s *espg.Store, n int) []string {
 	t.Helper()
 	st := es.Stream{Type: "Account", ID: uuid.NewString()}
 	a := es.Append{Stream: st}
 	var ids []string
-	for i := range n {
-		e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: int64(i + 1), At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+	for v := range int64(n) {
+		e := happened(st, v+1)
 		a.Events, ids = append(a.Events, e), append(ids, e.ID)
 	}
 	if err := s.Append(context.Background(), a); err != nil {
@@ -112,21 +122,6 @@ func relay(t *testing.T, c Config) (stop func()) {
 	return stop
 }
 
-// eventually polls a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(3 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func stats(t *testing.T, pool *pgxpool.Pool) Stats {
 	t.Helper()
 	s, err := ReadStats(context.Background(), pool)
@@ -143,4 +138,55 @@ func checkpoint(t *testing.T, pool *pgxpool.Pool) (position int64) {
 		t.Fatal(err)
 	}
 	return position
+}
+
+// commit appends the next version of a stream, with padding that may make it too large for Kafka.
+func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
+	t.Helper()
+	e := happened(st, version)
+	e.Data = fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding))
+	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
+		t.Fatal(err)
+	}
+	return e.ID
+}
+
+// picky is a publisher that refuses these events as Kafka refuses what is too large: it takes what comes before.
+func picky(ids func() []string) *recorder {
+	return &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
+		for i, id := range eventIDs(batch) {
+			if slices.Contains(ids(), id) {
+				return i, &kafka.RefusedError{Index: i, Topic: batch[i].Topic, Err: sarama.ErrMessageSizeTooLarge}
+			}
+		}
+		return len(batch), nil
+	}}
+}
+
+func parked(t *testing.T, pool *pgxpool.Pool) []parking.Row {
+	t.Helper()
+	rows, err := Lanes(pool).List(context.Background(), parking.Filter{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(rows, func(a, b parking.Row) int { return int(a.Version - b.Version) })
+	return rows
+}
+
+func waiting(t *testing.T, pool *pgxpool.Pool) parking.Counts {
+	t.Helper()
+	c, err := Lanes(pool).Count(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
+	t.Helper()
+	_, n, err := Lanes(pool).Requeue(context.Background(), id, "ann", "the topic takes more now")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

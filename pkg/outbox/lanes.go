@@ -52,18 +52,13 @@ const parkAgain = `UPDATE outbox_parked SET status = 'parked', attempts = attemp
 	       last_error = CASE WHEN position = $1 THEN $2 ELSE last_error END
 	WHERE done_at IS NULL AND (stream_id, stream_type) = (SELECT stream_id, stream_type FROM outbox_parked WHERE position = $1)`
 
-// park parks a refused event, and moves the checkpoint over it if nothing before it is left.
+// park parks a refused event; the checkpoint passes it as it passes what waits behind it.
 func (r *Relay) park(ctx context.Context, l *lease, position int64, attempts int, cause error) error {
-	to := l.position
-	if position == to+1 {
-		to = position
-	}
-	err := r.table.change(ctx, l.epoch, to, 0, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
+	err := r.table.change(ctx, l.epoch, l.position, 0, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 		b.Queue(parkRows, []int64{position}, position, attempts, parking.Text(cause.Error()))
 		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0, failed = 0`)
 	})
 	if err == nil {
-		l.position = to
 		r.Log.Error("outbox: an event that Kafka refuses is parked, with all behind it in its stream", "position", position, "attempts", attempts, "error", cause)
 	}
 	return err

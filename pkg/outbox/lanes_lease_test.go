@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
 
 // Refusals are counted in the database: relays that take turns try an event as often as one alone. And an outage in between
@@ -44,24 +46,24 @@ func TestTwoRelaysKeepALaneParked(t *testing.T) {
 	a, b := picky(refuses), picky(refuses)
 	stop := start(t, Config{Pool: pool, Publisher: a, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
 	want := []string{commit(t, s, sick, 1, 0)}
-	eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
-	e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: sick, Version: 2, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
+	pgtest.Eventually(t, "a works", func() bool { return checkpoint(t, pool) == 1 })
+	e := happened(sick, 2)
 	poison.Store(e.ID)
 	if err := s.Append(t.Context(), es.Append{Stream: sick, Expected: 1, Events: []es.Event{e}}); err != nil {
 		t.Fatal(err)
 	}
 	want = append(want, e.ID, commit(t, s, sick, 3, 0))
-	eventually(t, "a parks the lane", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "a parks the lane", func() bool { return waiting(t, pool).Rows == 2 })
 	start(t, Config{Pool: pool, Publisher: b, LeaseTTL: time.Hour, RetryMax: time.Millisecond})
 	stop() // b takes over
 	want = append(want, commit(t, s, sick, 4, 0))
 	other := happen(t, s, 2)
-	eventually(t, "b parks what comes behind, and the others flow", func() bool { return waiting(t, pool).Rows == 3 && checkpoint(t, pool) == 6 })
+	pgtest.Eventually(t, "b parks what comes behind, and the others flow", func() bool { return waiting(t, pool).Rows == 3 && checkpoint(t, pool) == 6 })
 	poison.Store("")
 	requeue(t, pool, want[2])
-	eventually(t, "the lane is through", func() bool { return waiting(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "the lane is through", func() bool { return waiting(t, pool).Rows == 0 })
 	want = append(want, commit(t, s, sick, 5, 0))
-	eventually(t, "and as any other", func() bool { return checkpoint(t, pool) == 7 })
+	pgtest.Eventually(t, "and as any other", func() bool { return checkpoint(t, pool) == 7 })
 	got := append(a.published(), b.published()...)
 	if of := slices.DeleteFunc(slices.Clone(got), func(id string) bool { return slices.Contains(other, id) }); !slices.Equal(of, want) || len(got) != len(want)+2 {
 		t.Errorf("published\n %v of the lane, want\n %v", of, want)
@@ -104,5 +106,38 @@ func TestALateRelayChangesNoLane(t *testing.T) {
 		if r.Status != parking.Requeued || !r.DoneAt.IsZero() || r.Attempts != 0 {
 			t.Errorf("a late relay changed %+v", r)
 		}
+	}
+}
+
+// Who requeues waits for a relay that is parking: nothing of the lane is left behind.
+func TestARequeueWaitsForWhoParks(t *testing.T) {
+	s, pool := open(t)
+	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
+	first := commit(t, s, sick, 1, 0)
+	commit(t, s, sick, 2, 0)
+	tb := table{pool}
+	l, _ := acquire(t, tb, "a", time.Hour)
+	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), `UPDATE outbox_relay SET position = 2`); err != nil { // as change begins
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), parkRows, []int64{2}, 0, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan int64, 1)
+	go func() { done <- requeue(t, pool, first) }()
+	pgtest.Eventually(t, "it waits, or has not waited", func() bool { return pgtest.Waiting(t, pool) > 0 || len(done) > 0 })
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-done; n != 2 {
+		t.Errorf("requeued %d, want 2: %+v", n, parked(t, pool))
 	}
 }

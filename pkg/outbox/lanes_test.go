@@ -13,66 +13,12 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
-	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
+	"example.com/billing/pkg/pgtest"
 )
-
-// commit appends the next version of a stream, with padding that may make it too large for Kafka.
-func commit(t *testing.T, s *espg.Store, st es.Stream, version int64, padding int) string {
-	t.Helper()
-	e := es.Event{
-		ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1",
-		Data: fmt.Appendf(nil, `{"padding":%q}`, strings.Repeat("x", padding)),
-	}
-	if err := s.Append(context.Background(), es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}); err != nil {
-		t.Fatal(err)
-	}
-	return e.ID
-}
-
-// picky is a publisher that refuses these events as Kafka refuses what is too large: it takes what comes before.
-func picky(ids func() []string) *recorder {
-	return &recorder{before: func(_ context.Context, batch []kafka.Message) (int, error) {
-		for i, id := range eventIDs(batch) {
-			if slices.Contains(ids(), id) {
-				return i, &kafka.RefusedError{Index: i, Topic: batch[i].Topic, Err: sarama.ErrMessageSizeTooLarge}
-			}
-		}
-		return len(batch), nil
-	}}
-}
-
-func parked(t *testing.T, pool *pgxpool.Pool) []parking.Row {
-	t.Helper()
-	rows, err := Lanes(pool).List(context.Background(), parking.Filter{Limit: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortFunc(rows, func(a, b parking.Row) int { return int(a.Version - b.Version) })
-	return rows
-}
-
-func waiting(t *testing.T, pool *pgxpool.Pool) parking.Counts {
-	t.Helper()
-	c, err := Lanes(pool).Count(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func requeue(t *testing.T, pool *pgxpool.Pool, id string) int64 {
-	t.Helper()
-	_, n, err := Lanes(pool).Requeue(context.Background(), id, "ann", "the topic takes more now")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
 
 // limited is a broker whose topics take up to 64 KiB: the real Kafka's if there is one, with a prefix of the test's own.
 func limited(t *testing.T) (cfg kafka.Config, prefix string, limit func(bytes string)) {
@@ -120,8 +66,7 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 		commit(t, s, sick, version, padding)
 		items := make([]es.Append, len(others))
 		for i, st := range others {
-			e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version, At: time.UnixMilli(1), CorrelationID: "c-1", Data: []byte(`{}`)}
-			items[i] = es.Append{Stream: st, Expected: version - 1, Events: []es.Event{e}}
+			items[i] = es.Append{Stream: st, Expected: version - 1, Events: []es.Event{happened(st, version)}}
 		}
 		if err := s.Append(t.Context(), items...); err != nil {
 			t.Fatal(err)
@@ -137,7 +82,7 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 			return st.Pending == 0 && st.Delivered+c.Rows == events
 		}
 	}
-	eventually(t, "everything flowed or is parked", flowed(3*1001))
+	pgtest.Eventually(t, "everything flowed or is parked", flowed(3*1001))
 	rows := parked(t, pool)
 	if c := waiting(t, pool); c.Rows != 2 || c.Lanes != 1 || len(rows) != 2 {
 		t.Fatalf("%+v, %+v", c, rows)
@@ -153,75 +98,28 @@ func TestAPoisonEventParksItsLane(t *testing.T) {
 		t.Errorf("%d wait: %v", n, err)
 	}
 	round(4, 0) // behind a parked lane
-	eventually(t, "the next ones flowed or are parked", flowed(4*1001))
+	pgtest.Eventually(t, "the next ones flowed or are parked", flowed(4*1001))
 
 	if n := requeue(t, pool, rows[1].ID); n != 3 { // of any event of the lane
 		t.Errorf("requeued %d events, want 3", n)
 	}
-	eventually(t, "it is refused and parked again", func() bool {
+	pgtest.Eventually(t, "it is refused and parked again", func() bool {
 		r := parked(t, pool)
 		return r[0].Attempts == 6 && r[0].Status == parking.Parked && r[2].Status == parking.Parked
 	})
 	limit("1000000")
-	eventually(t, "it is through", func() bool {
+	pgtest.Eventually(t, "it is through", func() bool {
 		requeue(t, pool, rows[0].ID) // the limit takes a moment to be known to the broker
 		return waiting(t, pool).Rows == 0
 	})
 	round(5, 0)
-	eventually(t, "the lane is as any other", flowed(5*1001))
+	pgtest.Eventually(t, "the lane is as any other", flowed(5*1001))
 	if c := waiting(t, pool); c.Rows != 0 {
 		t.Errorf("%+v", c)
 	}
-	inOrder(t, cfg, Topic(prefix, "Account"), 5*1001)
+	inOrder(t, read(t, cfg, 5*1001, Topic(prefix, "Account")), 5*1001)
 	if r := parked(t, pool)[0]; r.Status != parking.Requeued || r.DecidedBy != "ann" || r.Reason == "" || r.DecidedAt.IsZero() || r.DoneAt.IsZero() {
 		t.Errorf("for the record: %+v", r)
-	}
-}
-
-// inOrder reads a topic until n events have arrived, each stream's versions one after another.
-func inOrder(t *testing.T, cfg kafka.Config, topic string, n int) {
-	t.Helper()
-	have, fresh := map[string]int64{}, 0
-	done := make(chan struct{})
-	c, err := kafka.NewConsumer(kafka.ConsumerConfig{Config: cfg, Group: uuid.NewString(), Topics: []string{topic}, Handle: one(func(m kafka.Message) {
-		e, err := es.Decode(m.Value)
-		if err != nil {
-			t.Error(err)
-		}
-		switch kafka.Next(have[e.Stream.ID], e.Version) {
-		case kafka.Apply:
-			have[e.Stream.ID] = e.Version
-			if fresh++; fresh == n {
-				close(done)
-			}
-		case kafka.Gap:
-			t.Errorf("%s: version %d follows %d", e.Stream, e.Version, have[e.Stream.ID])
-		case kafka.Duplicate:
-		}
-	})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = c.Run(context.Background()) }()
-	t.Cleanup(func() { _ = c.Close() })
-	select {
-	case <-done:
-	case <-time.After(30 * time.Second):
-		t.Error("not everything arrived")
-	}
-	_ = c.Close()
-}
-
-// one handles messages of all partitions one after another.
-func one(f func(kafka.Message)) func(context.Context, []kafka.Message) error {
-	turn := make(chan struct{}, 1)
-	return func(_ context.Context, batch []kafka.Message) error {
-		turn <- struct{}{}
-		defer func() { <-turn }()
-		for _, m := range batch {
-			f(m)
-		}
-		return nil
 	}
 }
 
@@ -242,7 +140,7 @@ func TestAnOutageParksNothing(t *testing.T) {
 	}}
 	ids := happen(t, s, 3)
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
+	pgtest.Eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
 	if got := parked(t, pool); len(got) != 0 || !slices.Equal(r.published(), ids) {
 		t.Errorf("parked %+v, published %d of %d", got, len(r.published()), len(ids))
 	}
@@ -267,17 +165,17 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "it is parked", func() bool { return waiting(t, pool).Rows == 1 })
+	pgtest.Eventually(t, "it is parked", func() bool { return waiting(t, pool).Rows == 1 })
 	state.Store(away)
 	requeue(t, pool, ids[0])
 	seen := calls.Load()
-	eventually(t, "it is tried many times", func() bool { return calls.Load() > seen+10 })
+	pgtest.Eventually(t, "it is tried many times", func() bool { return calls.Load() > seen+10 })
 	if got := parked(t, pool)[0]; got.Status != parking.Requeued || got.Attempts != 5 || stats(t, pool).LastError == "" {
 		t.Errorf("%+v", got)
 	}
 	ids = append(ids, commit(t, s, sick, 2, 0))
 	state.Store(well)
-	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
+	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
 	}
@@ -303,7 +201,7 @@ func TestALongLaneOnItsWayHoldsUpNoOther(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, BatchMax: batch})
-	eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
+	pgtest.Eventually(t, "all is through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == events+3 })
 	got := r.published()
 	if at := slices.Index(got, others[0]); at > 2*batch {
 		t.Errorf("the other lane's event went out as number %d", at+1)
@@ -327,15 +225,31 @@ func TestParkingIsNoSuccess(t *testing.T) {
 			t.Errorf("%s: %+v", when, st)
 		}
 	}
-	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
 	none("parked")
 	requeue(t, pool, poison)
-	eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
+	pgtest.Eventually(t, "it is parked again", func() bool { r := parked(t, pool)[0]; return r.Attempts == 6 && r.Status == parking.Parked })
 	none("refused again")
 	happen(t, s, 1)
-	eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
+	pgtest.Eventually(t, "another one is delivered", func() bool { return checkpoint(t, pool) == 3 })
 	if st := stats(t, pool); st.ProcessedAt.IsZero() || st.LastError != "" || st.Retries != 0 {
 		t.Errorf("delivered: %+v", st)
+	}
+}
+
+// What was delivered is counted without what is parked, as far back as the outbox remembers either.
+func TestParkedIsNotDelivered(t *testing.T) {
+	s, pool := open(t)
+	poison := commit(t, s, es.Stream{Type: "Account", ID: uuid.NewString()}, 1, 0)
+	happen(t, s, 3)
+	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{poison} }), RetryMax: time.Millisecond})
+	pgtest.Eventually(t, "all is delivered or parked", func() bool { return checkpoint(t, pool) == 4 })
+	if st := stats(t, pool); st.Delivered != 3 || st.Pending != 0 {
+		t.Errorf("%+v", st)
+	}
+	exec(t, pool, `DELETE FROM outbox_batch WHERE to_position = 1`) // as the clean-up does in time
+	if st := stats(t, pool); st.Delivered != 3 {
+		t.Errorf("after the clean-up: %+v", st)
 	}
 }
 
@@ -358,7 +272,7 @@ func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	}
 	r := &recorder{}
 	start(t, Config{Pool: pool, Publisher: r})
-	eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 })
+	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 })
 	if !slices.Equal(r.published(), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
 	}
@@ -382,7 +296,7 @@ func TestARefusalBehindWhatIsUnknown(t *testing.T) {
 		return len(batch), nil
 	}}
 	start(t, Config{Pool: pool, Publisher: r, RetryMax: time.Millisecond})
-	eventually(t, "all is through or parked", func() bool { return checkpoint(t, pool) == 4 && waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "all is through or parked", func() bool { return checkpoint(t, pool) == 4 && waiting(t, pool).Rows == 2 })
 	if !slices.Equal(r.published(), before) {
 		t.Errorf("published %v, want %v", r.published(), before)
 	}
@@ -394,9 +308,9 @@ func TestPublishingAgainParksAgain(t *testing.T) {
 	sick := es.Stream{Type: "Account", ID: uuid.NewString()}
 	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
 	start(t, Config{Pool: pool, Publisher: picky(func() []string { return []string{first} }), RetryMax: time.Millisecond})
-	eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
+	pgtest.Eventually(t, "the lane is parked", func() bool { return waiting(t, pool).Rows == 2 })
 	exec(t, pool, `UPDATE outbox_parked SET status = 'requeued', done_at = clock_timestamp(); UPDATE outbox_relay SET position = 0`)
-	eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
+	pgtest.Eventually(t, "it is parked again", func() bool { return waiting(t, pool).Rows == 2 && checkpoint(t, pool) == 2 })
 	if got := parked(t, pool); got[0].ID != first || got[0].Attempts != 10 || got[1].ID != second || got[1].Attempts != 0 {
 		t.Errorf("%+v", got)
 	}
@@ -435,4 +349,10 @@ func TestRequeueAndCleanUp(t *testing.T) {
 	if got := parked(t, pool); len(got) != 1 || got[0].ID != second {
 		t.Errorf("left: %+v", got)
 	}
+	exec(t, pool, `UPDATE outbox_parked SET done_at = clock_timestamp()`)
+	if err := tb.release(t.Context(), l.epoch); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Pool: pool, Publisher: &recorder{}, KeepParked: time.Millisecond, CleanEvery: time.Millisecond})
+	pgtest.Eventually(t, "the rest is forgotten from time to time", func() bool { return len(parked(t, pool)) == 0 })
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/pgtest"
 )
 
 func TestAnOutboxWithoutEventsHasNothingToTell(t *testing.T) {
@@ -58,7 +59,7 @@ func TestAPublisherThatFailsHalfway(t *testing.T) {
 			t.Fatalf("sent %d events, want those from the %dth", len(got), step.from)
 		}
 		answers <- call{n: step.n, err: errors.New(step.err)}
-		eventually(t, "the failure is recorded", func() bool { return stats(t, pool).LastError == step.stats.LastError })
+		pgtest.Eventually(t, "the failure is recorded", func() bool { return stats(t, pool).LastError == step.stats.LastError })
 		got := stats(t, pool)
 		if got.OldestPending <= 0 {
 			t.Errorf("the oldest pending event has no age: %+v", got)
@@ -72,7 +73,7 @@ func TestAPublisherThatFailsHalfway(t *testing.T) {
 	}
 	<-calls
 	answers <- call{n: 5}
-	eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
+	pgtest.Eventually(t, "all is delivered", func() bool { return stats(t, pool).Pending == 0 })
 	got := stats(t, pool)
 	got.ProcessedAt = time.Time{}
 	if got != (Stats{Delivered: 10}) {
@@ -89,7 +90,7 @@ func TestARelayWakesUpAtACommit(t *testing.T) {
 	start(t, Config{Pool: pool, Publisher: r, Committed: s.Committed(), PollInterval: time.Hour})
 	for n := 1; n <= 3; n++ {
 		happen(t, s, 2)
-		eventually(t, "published", func() bool { return len(r.published()) == 2*n })
+		pgtest.Eventually(t, "published", func() bool { return len(r.published()) == 2*n })
 	}
 }
 
@@ -105,7 +106,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		ids = append(ids, happen(t, s, 5)...)
 	}
 	stop := start(t, Config{Pool: pool, Publisher: r, BatchMax: 7, PollInterval: time.Hour})
-	eventually(t, "published", func() bool { return len(r.published()) == len(ids) })
+	pgtest.Eventually(t, "published", func() bool { return len(r.published()) == len(ids) })
 	stop()
 	if !slices.Equal(r.published(), ids) || largest != 7 {
 		t.Errorf("%d events in batches of up to %d", len(r.published()), largest)

@@ -84,3 +84,27 @@ func AwaitLock(t testing.TB, pool *pgxpool.Pool, table string, n int, enough fun
 		}
 	}
 }
+
+// Eventually polls a condition, such as what a database holds in the end.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	look := time.NewTicker(3 * time.Millisecond)
+	defer look.Stop()
+	late := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-look.C:
+		case <-late:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// Waiting is how many statements on the test's database wait for a lock.
+func Waiting(t testing.TB, pool *pgxpool.Pool) (n int) {
+	t.Helper()
+	if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -53,21 +53,13 @@ func parkedThings(t *testing.T) *edge.OutboxServer {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = relay.Run(ctx) }()
 	t.Cleanup(func() { stop(); <-ended })
-	s := &edge.OutboxServer{Service: "account", Pool: pool}
-	for late := time.After(20 * time.Second); ; {
-		c, err := outbox.Lanes(pool).Count(t.Context())
+	pgtest.Eventually(t, "both are parked", func() bool {
+		n, err := outbox.Lanes(pool).Waiting(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Rows == 2 {
-			break
-		}
-		select {
-		case <-time.After(3 * time.Millisecond):
-		case <-late:
-			t.Fatal("never parked")
-		}
-	}
+		return n == 2
+	})
 	box := inbox.New(inbox.Config{Pool: pool, Log: slog.New(slog.DiscardHandler)})
 	handle := box.Subscribe(inbox.Subscription{Name: "accounts", Source: "Account", Handle: func(context.Context, []kafka.Message) error {
 		return fmt.Errorf("what is this: %w", inbox.ErrUnreadable)
@@ -79,7 +71,7 @@ func parkedThings(t *testing.T) *edge.OutboxServer {
 	if err := handle(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return &edge.OutboxServer{Service: "account", Pool: pool}
 }
 
 func TestParkedOverTheAPI(t *testing.T) {

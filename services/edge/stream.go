@@ -59,7 +59,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	relay := outbox.NewRelay(outbox.Config{
 		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: s.Committed, Log: app.Log,
 	})
-	if err := s.measure(app); err != nil {
+	if err := s.measure(app.Metrics); err != nil {
 		return nil, err
 	}
 	app.Go("kafka", func(ctx context.Context) error {
@@ -98,7 +98,7 @@ func (s Stream) topics() []kafka.Topic {
 }
 
 // measure publishes the outbox's stats and what is parked as metrics.
-func (s Stream) measure(app *run.App) error {
+func (s Stream) measure(metrics prometheus.Registerer) error {
 	for name, read := range map[string]func(context.Context) (float64, error){
 		"outbox_pending_events": func(ctx context.Context) (float64, error) {
 			st, err := outbox.ReadStats(ctx, s.Pool)
@@ -121,7 +121,7 @@ func (s Stream) measure(app *run.App) error {
 			return v
 		}
 		help := strings.ReplaceAll(name, "_", " ") + "; -1 = not known"
-		if err := app.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)); err != nil {
+		if err := metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)); err != nil {
 			return fmt.Errorf("register %s: %w", name, err)
 		}
 	}

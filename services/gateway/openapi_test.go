@@ -127,7 +127,7 @@ func TestOpenAPISaysWhatHTTPAdds(t *testing.T) {
 // Every operation has an example of what it takes and of each answer, and each fits its schema.
 func TestOpenAPIExamples(t *testing.T) {
 	document := served(t)
-	openapi3.DefineStringFormatValidator("uuid", openapi3.NewRegexpFormatValidator(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`))
+	uuids := openapi3.WithStringFormatValidator("uuid", openapi3.NewRegexpFormatValidator(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`))
 	check := func(name string, content openapi3.Content) {
 		for media, of := range content {
 			all := map[string]any{"": of.Example}
@@ -141,7 +141,7 @@ func TestOpenAPIExamples(t *testing.T) {
 				t.Errorf("%s %s: no example", name, media)
 			}
 			for key, example := range all {
-				if err := of.Schema.Value.VisitJSON(example, openapi3.EnableFormatValidation()); err != nil {
+				if err := of.Schema.Value.VisitJSON(example, openapi3.EnableFormatValidation(), uuids); err != nil {
 					t.Errorf("%s %s %s: %v", name, media, key, err)
 				}
 			}

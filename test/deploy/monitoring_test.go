@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,6 +96,58 @@ func TestPrometheus(t *testing.T) {
 				for _, wrong := range checkExpression(rule.Expr) {
 					t.Errorf("%s: %s", rule.Alert, wrong)
 				}
+			}
+		}
+	}
+}
+
+var limitOfJob = regexp.MustCompile(`^max by \(job\) \((\w+)\) (!=|>) (-?\d+)$`)
+
+// rings evaluates an alert's expression of the form "max by (job) (metric) != 0", or > 60, for one job whose metric is v.
+func rings(t *testing.T, expression, metric string, v float64) bool {
+	t.Helper()
+	parts := limitOfJob.FindStringSubmatch(expression)
+	if parts == nil || parts[1] != metric {
+		t.Fatalf("no limit of %s that this test understands: %s", metric, expression)
+	}
+	limit, err := strconv.ParseFloat(parts[3], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parts[2] == "!=" {
+		return v != limit
+	}
+	return v > limit
+}
+
+// What is parked rings from the first on, and so does not knowing how much is (-1); an age rings when it is too great.
+func TestAlertsRing(t *testing.T) {
+	var rules prometheusRules
+	if err := strictYAML(readFile(t, "deploy", "prometheus", "alerts.yml"), &rules); err != nil {
+		t.Fatal(err)
+	}
+	expressions := map[string]string{}
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			expressions[rule.Alert] = rule.Expr
+		}
+	}
+	for alert, c := range map[string]struct {
+		metric       string
+		rings, quiet []float64
+	}{
+		"BillingEventsParked":   {"outbox_parked_events", []float64{-1, 1, 1000}, []float64{0}},
+		"BillingMessagesParked": {"inbox_parked_messages", []float64{-1, 1, 1000}, []float64{0}},
+		"BillingOutboxStuck":    {"outbox_oldest_pending_seconds", []float64{61, 1000}, []float64{0, 60}},
+	} {
+		for _, v := range c.rings {
+			if !rings(t, expressions[alert], c.metric, v) {
+				t.Errorf("%s is quiet at %v", alert, v)
+			}
+		}
+		for _, v := range c.quiet {
+			if rings(t, expressions[alert], c.metric, v) {
+				t.Errorf("%s rings at %v", alert, v)
 			}
 		}
 	}

@@ -8,9 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -72,8 +71,8 @@ func broken(t *testing.T, topic, key, eventType string) {
 
 // A poison message parks one account's lane in the read model; others flow on; it is discarded, and the rest is requeued.
 func TestAPoisonMessageIsParkedAndDiscarded(t *testing.T) {
-	owner, id := uuid.NewString(), ""
-	id = open(t, "USER", "ownerId", owner)
+	owner := uuid.NewString()
+	id := open(t, "USER", "ownerId", owner)
 	eventually(t, "the account is listed", func() bool { return listed(t, owner, "") })
 	broken(t, "billing.account.events", id, "AccountLimitsChanged")
 	eventually(t, "the message is parked", func() bool { return len(parkedOf(t, "account", "incoming", id)) == 1 })
@@ -147,16 +146,9 @@ func limitTopic(t *testing.T, topic, bytes string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
-	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, topic
-	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-	config.Name, config.Value = "max.message.bytes", &bytes
-	resource.Configs = append(resource.Configs, config)
-	req.Resources = append(req.Resources, resource)
-	res, err := req.RequestWith(context.Background(), c)
+	res, err := kadm.NewClient(c).AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &bytes}}, topic)
 	if err == nil {
-		err = kerr.ErrorForCode(res.Resources[0].ErrorCode)
+		err = res[0].Err
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -165,13 +157,9 @@ func limitTopic(t *testing.T, topic, bytes string) {
 
 // An event that Kafka refuses parks its own account's lane; others flow on; once Kafka takes it the lane is requeued, in order.
 func TestAnEventThatKafkaRefusesIsParkedAndRequeued(t *testing.T) {
-	limitTopic(t, "billing.account.events", "8192")
-	raised := false
-	defer func() {
-		if !raised {
-			limitTopic(t, "billing.account.events", "1048588")
-		}
-	}()
+	const topic, usual = "billing.account.events", "1048588"
+	limitTopic(t, topic, "8192")
+	defer limitTopic(t, topic, usual) // also where the test fails before it
 	owner := uuid.NewString()
 	large := must(t, http.StatusCreated, "POST", "/api/v1/accounts", object{
 		"ownerId": owner, "ownerType": "person", "accountType": "USER", "currency": "USD", "metadata": object{"note": strings.Repeat("x", 12<<10)},
@@ -188,8 +176,7 @@ func TestAnEventThatKafkaRefusesIsParkedAndRequeued(t *testing.T) {
 	if a := call(t, "POST", "/api/v1/outbox/account/parked/"+found[0]["id"].(string)+"/discard", object{"reason": "r"}); a.status != http.StatusUnprocessableEntity || a.body["reason"] != "NOT_DISCARDABLE" {
 		t.Errorf("discard: %d %s", a.status, a.raw)
 	}
-	limitTopic(t, "billing.account.events", "1048588")
-	raised = true
+	limitTopic(t, topic, usual)
 	eventually(t, "it is through", func() bool { // the brokers take a moment to know the new limit
 		decide(t, "account", found[0], "requeue", "the topic takes more now")
 		return still(parkedOf(t, "account", "outgoing", large)) == 0

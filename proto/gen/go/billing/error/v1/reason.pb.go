@@ -109,7 +109,7 @@ const (
 	Reason_REASON_CAPTURE_UNDER_WAY Reason = 39
 	// Nothing parked has this id.
 	Reason_REASON_PARKED_NOT_FOUND Reason = 40
-	// An event of the service's own history, or a message that was handled after all, is not given up.
+	// An event of the service's own history is not given up, nor a message that was handled after all, or is on its way.
 	Reason_REASON_NOT_DISCARDABLE Reason = 41
 	// The saga has ended; nothing can be done to it any more.
 	Reason_REASON_SAGA_ENDED Reason = 42

@@ -344,7 +344,7 @@ func (x *ListParkedResponse) GetNextPageToken() string {
 // ParkedEvent is an event that was parked on its way out, or a message on its way in.
 type ParkedEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// UUID, by which it is requeued.
+	// UUID, by which it is requeued or discarded.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// outgoing: from this service to Kafka; incoming: from Kafka to one of its subscriptions.
 	Direction string `protobuf:"bytes,2,opt,name=direction,proto3" json:"direction,omitempty"`

@@ -1,0 +1,59 @@
+package edge
+
+import (
+	"maps"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/inbox"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/pgtest"
+)
+
+// What the alerts and the dashboard read is there by these names; where the database does not say, it is -1.
+func TestOutboxMetrics(t *testing.T) {
+	pool := pgtest.Pool(t)
+	if err := migrate.Up(t.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrate.Up(t.Context(), pool, inbox.Migrations, inbox.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `INSERT INTO outbox_parked (id, position, stream_type, stream_id, version, event_type, attempts, parked_at, status, done_at)
+			SELECT gen_random_uuid(), n, 'Account', 'a', n, 'Happened', 0, clock_timestamp(), 'requeued', CASE WHEN n > 2 THEN clock_timestamp() END
+			FROM generate_series(1, 5) n;
+		INSERT INTO inbox_parked (subscription, topic, key, partition, message_offset, header_names, header_values, sent_at,
+				event_type, stream_type, stream_id, version, attempts, parked_at, status)
+			SELECT 's', 't', '', 0, n, '{}', '{}', clock_timestamp(), 'Happened', 'Account', 'a', n, 0, clock_timestamp(), 'parked'
+			FROM generate_series(1, 3) n`); err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	if err := (Stream{Pool: pool}).measure(registry); err != nil {
+		t.Fatal(err)
+	}
+	shown := func() map[string]float64 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := map[string]float64{}
+		for _, f := range families {
+			values[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+		}
+		return values
+	}
+	want := map[string]float64{"outbox_pending_events": 0, "outbox_oldest_pending_seconds": 0, "outbox_parked_events": 2, "inbox_parked_messages": 3}
+	if got := shown(); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	pool.Close()
+	for name := range want {
+		want[name] = -1
+	}
+	if got := shown(); !maps.Equal(got, want) {
+		t.Errorf("without a database: got %v, want %v", got, want)
+	}
+}
