@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/billing/test/drive"
 )
 
 // An orchestrator is stopped (SIGSTOP) between its lease check and its write, for longer than its lease, with transfers of every kind
@@ -36,7 +38,7 @@ func TestALateOrchestratorIsFenced(t *testing.T) {
 	late.arm("")
 	stopped := time.Now()
 
-	second := newProcess(t, late.path, t.TempDir(), slices.Concat(late.env, []string{"BILLING_SAGA_ADDR=" + freeAddr(t)}))
+	second := newProcess(t, late.path, t.TempDir(), slices.Concat(late.env, []string{"BILLING_SAGA_ADDR=" + drive.FreeAddr()}))
 	s.eventually("a second orchestrator has ended all sagas", func() bool {
 		var left int
 		s.one(sagas, &left, "SELECT $1 - count(*) FROM saga_state WHERE saga_id = ANY($2::uuid[]) AND status IN ('completed', 'failed', 'compensated')", len(ids), ids)
