@@ -56,7 +56,7 @@ func newStack(t *testing.T) *stack {
 	}
 	logs := t.TempDir()
 	for service, name := range binaries {
-		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), logs, append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
+		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), logs, append(env, "BILLING_POSTGRES_DSN="+dsn[service]), "")
 	}
 	s.http = "http://" + addr["gateway"]
 	s.connect(dsn, addr[accounts], brokers)
@@ -177,13 +177,12 @@ func (s *stack) consumed() bool {
 
 // published reports whether the services' outboxes are empty.
 func (s *stack) published() bool {
-	for _, service := range []string{accounts, transactions, sagas} {
-		status, stats, err := s.call("GET", "/api/v1/outbox/"+service+"/stats", nil)
-		if err != nil || status != http.StatusOK || stats["pending"] != 0.0 {
-			return false
-		}
-	}
-	return true
+	return s.publishedBy(accounts) && s.publishedBy(transactions) && s.publishedBy(sagas)
+}
+
+func (s *stack) publishedBy(service string) bool {
+	status, stats, err := s.call("GET", "/api/v1/outbox/"+service+"/stats", nil)
+	return err == nil && status == http.StatusOK && stats["pending"] == 0.0
 }
 
 // each calls f for many things at the same time.
@@ -194,6 +193,14 @@ func each[T any](things []T, f func(T) error) error {
 		g.Go(func() error { return f(x) })
 	}
 	return g.Wait()
+}
+
+// one reads one value.
+func (s *stack) one(service string, into any, sql string, args ...any) {
+	s.t.Helper()
+	if err := s.pools[service].QueryRow(s.t.Context(), sql, args...).Scan(into); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // eventually looks until f says yes.
