@@ -37,6 +37,9 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		if killed {
 			kills++
 			lines[c.point.key()] = append(lines[c.point.key()], c.line(took))
+			if c.hit == passesMax {
+				t.Errorf("a transfer that %s passes %s of the %s service %d times, perhaps more: there is no kill at those", c.outcome.name, c.point.name, c.point.service, c.hit)
+			}
 			if *crashAll { // long enough to be watched
 				t.Log(strings.TrimSpace(c.line(took)))
 			}
@@ -57,6 +60,11 @@ func (p point) key() string { return p.service + " " + p.name }
 
 // way is a point with an outcome.
 func (c crashCase) way() string { return c.point.key() + " " + c.outcome.name }
+
+// lastWords are what a process says when it kills itself there.
+func (c crashCase) lastWords() string {
+	return fmt.Sprintf("failpoint %s: kill at hit %d\n", c.point.name, c.hit)
+}
 
 // line is the case's in the table.
 func (c crashCase) line(took time.Duration) string {
@@ -123,6 +131,7 @@ func (s *stack) carryOut(c crashCase) (took time.Duration, killed bool) {
 		s.eventually("the sagas' consumer has committed everything", s.consumed)
 	}
 	service := s.services[c.point.service]
+	before := strings.Count(service.said(), c.lastWords())
 	service.arm(fmt.Sprintf("%s=kill,nth:%d", c.point.name, c.hit))
 	accepted := make(chan string, 1)
 	go func() { accepted <- s.transfer(c) }()
@@ -130,6 +139,9 @@ func (s *stack) carryOut(c crashCase) (took time.Duration, killed bool) {
 	service.arm("")
 	began := time.Now()
 	if killed {
+		if n := strings.Count(service.said(), c.lastWords()) - before; n != 1 {
+			s.t.Fatalf("%s was killed, but said %d times %q: it was not the failpoint", service.path, n, c.lastWords())
+		}
 		if !c.waits.leases {
 			s.endLeases(c.point.service)
 		}

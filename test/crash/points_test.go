@@ -122,7 +122,7 @@ func shortDose() []crashCase {
 	return inTurn(all)
 }
 
-// passesMax is more than a transfer passes any point.
+// passesMax is more than a transfer passes any point; the test fails if it does pass it so often.
 const passesMax = 8
 
 // longDose kills at every pass; those that do not happen are found out. The first of each point waits as long as in production, of

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -59,10 +60,13 @@ type process struct {
 	ended chan struct{}
 }
 
-// newProcess starts a binary; what it says goes to a file in dir.
-func newProcess(t *testing.T, binary, dir string, env []string) *process {
+// newProcess starts a binary, armed with a failpoint or with none; what it says goes to a file in dir.
+func newProcess(t *testing.T, binary, dir string, env []string, failpoint string) *process {
 	p := &process{t: t, path: binary, log: filepath.Join(dir, filepath.Base(binary)+".log"), armed: filepath.Join(dir, filepath.Base(binary)+".armed")}
 	p.env = append(append(os.Environ(), env...), "BILLING_FAILPOINT=@"+p.armed)
+	if failpoint != "" {
+		p.arm(failpoint)
+	}
 	p.start()
 	t.Cleanup(p.stop)
 	return p
@@ -99,7 +103,7 @@ func (p *process) stop() {
 	}
 }
 
-// arm has the process kill itself at a point, or disarms it.
+// arm has the process do to itself what the text says, at a point, or disarms it.
 func (p *process) arm(text string) {
 	p.t.Helper()
 	if text == "" {
@@ -128,4 +132,34 @@ func (p *process) dead() bool {
 	default:
 		return false
 	}
+}
+
+// state is the process's, as the kernel has it: T = stopped.
+func (p *process) state() string {
+	p.t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "stat"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return rest[:1]
+}
+
+func (p *process) stopped() bool { return p.state() == "T" }
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// said is all that the process has logged, over all its starts.
+func (p *process) said() string {
+	p.t.Helper()
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
 }

@@ -1,13 +1,8 @@
 package crash
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,6 +17,7 @@ import (
 	"example.com/billing/deploy/local/embedded"
 	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/rpc"
+	"example.com/billing/test/drive"
 )
 
 type object = map[string]any
@@ -52,7 +48,7 @@ func newStack(t *testing.T) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := map[string]string{accounts: freeAddr(t), transactions: freeAddr(t), sagas: freeAddr(t), "gateway": freeAddr(t)}
+	addr := map[string]string{accounts: drive.FreeAddr(), transactions: drive.FreeAddr(), sagas: drive.FreeAddr(), "gateway": drive.FreeAddr()}
 	env := []string{
 		"BILLING_KAFKA_BROKERS=" + brokers[0], "BILLING_LOG_FORMAT=text", "BILLING_HTTP_ADDR=" + addr["gateway"],
 		"BILLING_ACCOUNT_TARGET=" + addr[accounts], "BILLING_TRANSACTION_TARGET=" + addr[transactions], "BILLING_SAGA_TARGET=" + addr[sagas],
@@ -60,7 +56,7 @@ func newStack(t *testing.T) *stack {
 	}
 	logs := t.TempDir()
 	for service, name := range binaries {
-		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), logs, append(env, "BILLING_POSTGRES_DSN="+dsn[service]))
+		s.services[service] = newProcess(t, filepath.Join(dir, filepath.Base(name)), logs, append(env, "BILLING_POSTGRES_DSN="+dsn[service]), "")
 	}
 	s.http = "http://" + addr["gateway"]
 	s.connect(dsn, addr[accounts], brokers)
@@ -111,15 +107,6 @@ func startKafka(t *testing.T) []string {
 	}
 	t.Cleanup(func() { k.Stop(context.Background()) })
 	return k.Brokers()
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // endLeases does at once what 5 s would do for the service that was killed.
@@ -190,13 +177,12 @@ func (s *stack) consumed() bool {
 
 // published reports whether the services' outboxes are empty.
 func (s *stack) published() bool {
-	for _, service := range []string{accounts, transactions, sagas} {
-		status, stats, err := s.call("GET", "/api/v1/outbox/"+service+"/stats", nil)
-		if err != nil || status != http.StatusOK || stats["pending"] != 0.0 {
-			return false
-		}
-	}
-	return true
+	return s.publishedBy(accounts) && s.publishedBy(transactions) && s.publishedBy(sagas)
+}
+
+func (s *stack) publishedBy(service string) bool {
+	status, stats, err := s.call("GET", "/api/v1/outbox/"+service+"/stats", nil)
+	return err == nil && status == http.StatusOK && stats["pending"] == 0.0
 }
 
 // each calls f for many things at the same time.
@@ -207,6 +193,14 @@ func each[T any](things []T, f func(T) error) error {
 		g.Go(func() error { return f(x) })
 	}
 	return g.Wait()
+}
+
+// one reads one value.
+func (s *stack) one(service string, into any, sql string, args ...any) {
+	s.t.Helper()
+	if err := s.pools[service].QueryRow(s.t.Context(), sql, args...).Scan(into); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // eventually looks until f says yes.
@@ -237,27 +231,5 @@ func (s *stack) get(path string) object {
 }
 
 func (s *stack) call(method, path string, body any) (int, object, error) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return 0, nil, err
-	}
-	var content io.Reader
-	if body != nil {
-		content = bytes.NewReader(b)
-	}
-	req, err := http.NewRequest(method, s.http+path, content)
-	if err != nil {
-		return 0, nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := s.client.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer res.Body.Close()
-	var o object
-	if err := json.NewDecoder(res.Body).Decode(&o); err != nil {
-		return 0, nil, fmt.Errorf("%s %s: %d, no JSON: %w", method, path, res.StatusCode, err)
-	}
-	return res.StatusCode, o, nil
+	return drive.Call(&s.client, method, s.http+path, body)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"example.com/billing/deploy/local/embedded"
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/test/drive"
 )
 
 // stack is a running system.
@@ -123,7 +123,7 @@ func startProcesses(dir string) (_ stack, err error) {
 		return stack{}, fmt.Errorf("the broker is no Apache Kafka: %s", version)
 	}
 	s := stack{
-		http: "http://" + freeAddr(), account: freeAddr(), transaction: freeAddr(), saga: freeAddr(), brokers: brokers,
+		http: "http://" + drive.FreeAddr(), account: drive.FreeAddr(), transaction: drive.FreeAddr(), saga: drive.FreeAddr(), brokers: brokers,
 		dsn: func(database string) string {
 			u, _ := url.Parse(os.Getenv(postgresEnv))
 			u.Path = "/" + database
@@ -209,15 +209,6 @@ func createDatabases(dsn string, names []string) error {
 		}
 	}
 	return nil
-}
-
-func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func waitReady(url string) error {

@@ -2,15 +2,10 @@
 package recovery
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -43,8 +38,8 @@ func TestStopAndKillLoseNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &system{t: t, dir: dir, http: freeAddr(t), env: []string{
-		"BILLING_DATA_DIR=" + dir, "BILLING_ACCOUNT_ADDR=" + freeAddr(t), "BILLING_TRANSACTION_ADDR=" + freeAddr(t), "BILLING_SAGA_ADDR=" + freeAddr(t),
+	s := &system{t: t, dir: dir, http: drive.FreeAddr(), env: []string{
+		"BILLING_DATA_DIR=" + dir, "BILLING_ACCOUNT_ADDR=" + drive.FreeAddr(), "BILLING_TRANSACTION_ADDR=" + drive.FreeAddr(), "BILLING_SAGA_ADDR=" + drive.FreeAddr(),
 	}}
 	s.start()
 	t.Cleanup(s.stop)
@@ -368,39 +363,7 @@ func (s *system) must(method, path string, body any) map[string]any {
 }
 
 func (s *system) call(method, path string, body any) (int, map[string]any, error) {
-	var r io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return 0, nil, err
-		}
-		r = bytes.NewReader(b)
-	}
-	req, err := http.NewRequest(method, "http://"+s.http+path, r)
-	if err != nil {
-		return 0, nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	client := http.Client{Timeout: 40 * time.Second}
-	res, err := client.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer res.Body.Close()
-	var o map[string]any
-	if err := json.NewDecoder(res.Body).Decode(&o); err != nil {
-		return 0, nil, errors.Join(errors.New("no JSON"), err)
-	}
-	return res.StatusCode, o, nil
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return drive.Call(&http.Client{Timeout: 40 * time.Second}, method, "http://"+s.http+path, body)
 }
 
 // root is the folder of the Makefile.

@@ -32,32 +32,35 @@ type Clients struct {
 
 // New makes the clients on connections to the account and transaction services.
 func New(account, transaction grpc.ClientConnInterface) *Clients {
-	options := batch.Options{FlightMax: flightMax, WaitingMax: waitingMax}
 	postings, settlement := accountv1.NewPostingServiceClient(account), transactionv1.NewSettlementServiceClient(transaction)
 	return &Clients{
-		postings: batch.New(options, func(ctx context.Context, items []*accountv1.Posting) []batch.Result[*accountv1.PostingResult] {
-			ctx, cancel := context.WithTimeout(ctx, callTimeout)
-			defer cancel()
+		postings: newQueue(func(ctx context.Context, items []*accountv1.Posting) ([]*accountv1.PostingResult, error) {
 			failpoint.Hit("saga.before_request")
 			res, err := postings.Post(ctx, &accountv1.PostRequest{Postings: items})
 			failpoint.Hit("saga.after_answer")
-			return spread(len(items), res.GetResults(), err)
+			return res.GetResults(), err
 		}),
-		settlements: batch.New(options, func(ctx context.Context, items []*transactionv1.Settlement) []batch.Result[*transactionv1.SettlementResult] {
-			ctx, cancel := context.WithTimeout(ctx, callTimeout)
-			defer cancel()
+		settlements: newQueue(func(ctx context.Context, items []*transactionv1.Settlement) ([]*transactionv1.SettlementResult, error) {
 			failpoint.Hit("saga.before_request")
 			res, err := settlement.Settle(ctx, &transactionv1.SettleRequest{Settlements: items})
 			failpoint.Hit("saga.after_answer")
-			return spread(len(items), res.GetResults(), err)
+			return res.GetResults(), err
 		}),
-		registers: batch.New(options, func(ctx context.Context, items []*accountv1.RegisterKey) []batch.Result[*accountv1.RegisterContent] {
-			ctx, cancel := context.WithTimeout(ctx, callTimeout)
-			defer cancel()
+		registers: newQueue(func(ctx context.Context, items []*accountv1.RegisterKey) ([]*accountv1.RegisterContent, error) {
 			res, err := postings.ReadRegisters(ctx, &accountv1.ReadRegistersRequest{Registers: items})
-			return spread(len(items), res.GetRegisters(), err)
+			return res.GetRegisters(), err
 		}),
 	}
+}
+
+// newQueue makes a queue that sends many items in one request.
+func newQueue[Q, R any](send func(context.Context, []Q) ([]R, error)) *batch.Queue[Q, R] {
+	return batch.New(batch.Options{FlightMax: flightMax, WaitingMax: waitingMax}, func(ctx context.Context, items []Q) []batch.Result[R] {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		results, err := send(ctx, items)
+		return spread(len(items), results, err)
+	})
 }
 
 // spread hands each item its result, or all of them the error.

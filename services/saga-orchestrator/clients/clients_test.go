@@ -47,36 +47,28 @@ func (s *services) Invoke(_ context.Context, method string, args, reply any, _ .
 	}
 	switch req := args.(type) {
 	case *accountv1.PostRequest:
-		res := reply.(*accountv1.PostResponse)
-		for _, p := range req.GetPostings() {
-			s.postings = append(s.postings, p)
-			res.Results = append(res.Results, s.post(p))
-		}
-		if s.few {
-			res.Results = res.Results[1:]
-		}
+		reply.(*accountv1.PostResponse).Results = answers(s.few, &s.postings, req.GetPostings(), s.post)
 	case *transactionv1.SettleRequest:
-		res := reply.(*transactionv1.SettleResponse)
-		for _, x := range req.GetSettlements() {
-			s.settlements = append(s.settlements, x)
-			res.Results = append(res.Results, s.settle(x))
-		}
-		if s.few {
-			res.Results = res.Results[1:]
-		}
+		reply.(*transactionv1.SettleResponse).Results = answers(s.few, &s.settlements, req.GetSettlements(), s.settle)
 	case *accountv1.ReadRegistersRequest:
-		res := reply.(*accountv1.ReadRegistersResponse)
-		for _, k := range req.GetRegisters() {
-			s.keys = append(s.keys, k)
-			res.Registers = append(res.Registers, s.read(k))
-		}
-		if s.few {
-			res.Registers = res.Registers[1:]
-		}
+		reply.(*accountv1.ReadRegistersResponse).Registers = answers(s.few, &s.keys, req.GetRegisters(), s.read)
 	default:
 		return fmt.Errorf("%s is not expected", method)
 	}
 	return nil
+}
+
+// answers notes what is asked and answers it, the first one not if there are to be too few.
+func answers[Q, A any](few bool, noted *[]Q, asked []Q, answer func(Q) A) []A {
+	var all []A
+	for _, q := range asked {
+		*noted = append(*noted, q)
+		all = append(all, answer(q))
+	}
+	if few {
+		return all[1:]
+	}
+	return all
 }
 
 func actions(t *testing.T, s *services) map[string]saga.Action {

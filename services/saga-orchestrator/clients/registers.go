@@ -57,8 +57,8 @@ func (r Register) Cancel(ctx context.Context, call saga.Call) (saga.Answer, erro
 }
 
 // Read says what the register of call's action holds now, and changes nothing. Where the call names no register that there could be
-// (its account is no account's id), what it is of never will be done. A rollback's call
-// names in Undoes what it undoes.
+// (its account is no account's id), the action never will be done: the answer is RegisterRefused. A rollback's call names in Undoes
+// what it undoes.
 func (r Register) Read(ctx context.Context, call saga.Call) (saga.Register, error) {
 	in, err := orchestrator.ReadInput(call.Input)
 	if err != nil {

@@ -126,8 +126,6 @@ func TestReadRegister(t *testing.T) {
 
 // What cannot be asked, or has no answer, is an error, and never "open".
 func TestReadRegisterUnknown(t *testing.T) {
-	unreadable := call("debit_source")
-	unreadable.Input = json.RawMessage(`[]`)
 	for name, tc := range map[string]struct {
 		services *services
 		call     saga.Call
