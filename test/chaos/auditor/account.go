@@ -228,10 +228,7 @@ func (x *audit) accountTables(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	closing, err := collect(ctx, tx, `SELECT id::text FROM account_closing`, func(r pgx.CollectableRow) (id string, _ bool, err error) {
-		err = r.Scan(&id)
-		return id, true, err
-	})
+	closing, err := ids(ctx, tx, `SELECT id::text FROM account_closing`)
 	if err != nil {
 		return err
 	}
