@@ -83,8 +83,8 @@ func (r *result) printFaults(faults []fault) {
 		}
 		fmt.Printf(" %s %d;", k.kind, r.injector.counts[k.kind])
 	}
-	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), len(r.injector.revive))
-	for _, why := range r.injector.revive {
+	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), len(r.injector.revived))
+	for _, why := range r.injector.revived {
 		fmt.Println("         ", why)
 	}
 	fmt.Println("recovery  the longest by kind, from the end of the fault:")
