@@ -43,7 +43,7 @@ test: bin/gotestsum ## Run all tests with the race detector, on a real Postgres 
 fuzz: bin/billing ## Fuzz the REST API by its OpenAPI document for DURATION (60s)
 	@DURATION=$(or $(DURATION),60s) deploy/scripts/fuzz.sh
 
-# How long faults are injected, what they are drawn from, and how long Kafka is away.
+# What chaos draws from, and how long chaos-kafka leaves Kafka away.
 SEED ?= 42
 AWAY ?= 2m
 

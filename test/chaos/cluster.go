@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -50,7 +51,8 @@ var (
 	gatewayService     = service{"gatewayd", "services/gateway/cmd/gatewayd", "", "BILLING_HTTP_ADDR", ""}
 )
 
-var kinds = map[string]service{
+// serviceOf says which service a process is of.
+var serviceOf = map[string]service{
 	accountA: accountService, accountB: accountService, transactionA: transactionService, transactionB: transactionService,
 	sagaA: sagaService, sagaB: sagaService, gateway: gatewayService,
 }
@@ -85,7 +87,7 @@ func newCluster(ctx context.Context, dir, root string, race bool) (*cluster, err
 		return c, err
 	}
 	for _, name := range services {
-		p := &process{name: name, bin: filepath.Join(dir, "bin", kinds[name].binary), log: filepath.Join(dir, name+".log"), env: c.env(name)}
+		p := &process{name: name, bin: filepath.Join(dir, "bin", serviceOf[name].binary), log: filepath.Join(dir, name+".log"), env: c.env(name)}
 		c.nodes[name] = p
 		if err := p.start(); err != nil {
 			return c, err
@@ -96,7 +98,8 @@ func newCluster(ctx context.Context, dir, root string, race bool) (*cluster, err
 
 // wire makes the proxies and everything that leads through them.
 func (c *cluster) wire(root string) error {
-	ports, err := freePorts(2 + 7 + 6 + 25 + 4)
+	clients := len(linkNames(toKafka)) // each has a listener of its own
+	ports, err := freePorts(2 + len(services) + clients + len(linkNames(toService)) + len(linkNames(toPostgres)) + len(linkNames(toKafka)))
 	if err != nil {
 		return err
 	}
@@ -110,7 +113,7 @@ func (c *cluster) wire(root string) error {
 	proxies := newProxyServer()
 	for _, name := range services {
 		for _, to := range calls[name] {
-			if err := c.link(newLink(proxies, name, to, toService, local(port()), c.addrs[to])); err != nil {
+			if err := c.link(newLink(proxies, name, to, local(port()), c.addrs[to])); err != nil {
 				return err
 			}
 		}
@@ -120,8 +123,8 @@ func (c *cluster) wire(root string) error {
 		own, told := port(), port()
 		listeners = append(listeners, listener{port: own, advertised: told})
 		err := errors.Join(
-			c.link(newLink(proxies, name, postgres, toPostgres, local(port()), local(c.postgres.port))),
-			c.link(newLink(proxies, name, kafka, toKafka, local(told), local(own))),
+			c.link(newLink(proxies, name, postgres, local(port()), local(c.postgres.port))),
+			c.link(newLink(proxies, name, kafka, local(told), local(own))),
 		)
 		if err != nil {
 			return err
@@ -149,16 +152,16 @@ func (c *cluster) link(l *link, err error) error {
 
 // env is a service's environment; everything it reaches, it reaches through its proxies.
 func (c *cluster) env(name string) []string {
-	kind := kinds[name]
-	env := []string{kind.addr + "=" + c.addrs[name], "BILLING_LOG_FORMAT=text"}
+	own := serviceOf[name]
+	env := []string{own.addr + "=" + c.addrs[name], "BILLING_LOG_FORMAT=text"}
 	for _, to := range calls[name] {
-		env = append(env, kinds[to].target+"="+c.links[name+">"+to].addr())
+		env = append(env, serviceOf[to].target+"="+c.links[name+">"+to].addr())
 	}
 	if l := c.links[name+">"+kafka]; l != nil {
 		env = append(env, "BILLING_KAFKA_BROKERS="+l.addr())
 	}
 	if l := c.links[name+">"+postgres]; l != nil {
-		env = append(env, "BILLING_POSTGRES_DSN="+strings.Replace(c.dsn(kind.database), local(c.postgres.port), l.addr(), 1))
+		env = append(env, "BILLING_POSTGRES_DSN="+strings.Replace(c.dsn(own.database), local(c.postgres.port), l.addr(), 1))
 	}
 	return env
 }
@@ -231,7 +234,20 @@ func (c *cluster) ready(ctx context.Context) error {
 }
 
 func (c *cluster) asksReady(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addrs[gateway]+"/readyz", http.NoBody)
+	if err := c.get(ctx, "/readyz", &struct{}{}); err != nil {
+		return err
+	}
+	for _, name := range []string{accountB, transactionB, sagaB} {
+		if err := healthy(ctx, c.addrs[name]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// get asks the gateway and reads its JSON.
+func (c *cluster) get(ctx context.Context, path string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addrs[gateway]+path, http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -241,14 +257,9 @@ func (c *cluster) asksReady(ctx context.Context) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz answers %d", res.StatusCode)
+		return fmt.Errorf("GET %s: %s", path, res.Status)
 	}
-	for _, name := range []string{accountB, transactionB, sagaB} {
-		if err := healthy(ctx, c.addrs[name]); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
+	return json.NewDecoder(res.Body).Decode(into)
 }
 
 // died reports the services that ended by themselves.
@@ -283,9 +294,7 @@ func (c *cluster) stopServices() error {
 func (c *cluster) stop() error {
 	err := c.stopServices()
 	for _, l := range c.links {
-		l.mu.Lock()
-		l.proxy.Stop()
-		l.mu.Unlock()
+		err = errors.Join(err, l.cut())
 	}
 	if c.kafka != nil {
 		err = errors.Join(err, c.kafka.stop())

@@ -17,10 +17,10 @@ type injector struct {
 	// ended is told of every fault that is over, before the next one can begin on the same target.
 	ended func(f fault, at time.Time)
 
-	mu     sync.Mutex
-	counts map[kind]int
-	late   time.Duration // most that a fault began after its time
-	revive []string      // services that ended by themselves and were started again, and their last words
+	mu      sync.Mutex
+	counts  map[kind]int
+	late    time.Duration // most that a fault began after its time
+	revived []string      // services that ended by themselves and were started again, and their last words
 }
 
 // run carries out the faults and returns when all of them are over, and everything runs and is connected again.
@@ -142,15 +142,26 @@ func (in *injector) supervise(ctx context.Context) {
 				continue // a fault has it
 			}
 			if p, ok := in.c.nodes[name].(*process); ok {
-				if err := p.died(); err != nil {
-					why := fmt.Sprintf("%v: %s", err, p.lastWords())
-					in.say("       %s: started again (%v)", why, p.start())
-					in.mu.Lock()
-					in.revive = append(in.revive, why)
-					in.mu.Unlock()
-				}
+				in.revive(p)
 			}
 			in.c.locks[name].Unlock()
 		}
 	}
+}
+
+// revive starts a service again if it ended by itself.
+func (in *injector) revive(p *process) {
+	died := p.died()
+	if died == nil {
+		return
+	}
+	why := fmt.Sprintf("%v: %s", died, p.lastWords())
+	if err := p.start(); err != nil {
+		in.say("       %s: and could not be started again: %v", why, err) // the next look tries once more
+		return
+	}
+	in.say("       %s: started again", why)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.revived = append(in.revived, why)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -141,12 +140,12 @@ exec %q "$@"
 
 // newKafka prepares a Kafka with these listeners besides its own.
 func newKafka(dir, root string, port int, listeners []listener) (*kafkaNode, error) {
-	found, err := exec.LookPath("java")
-	if home := os.Getenv("JAVA_HOME"); home != "" {
-		found, err = filepath.Join(home, "bin", "java"), nil
-	}
-	if err != nil {
+	if err := embedded.ApacheKafkaAvailable(); err != nil {
 		return nil, err
+	}
+	found := "java" // as run.sh looks for it
+	if home := os.Getenv("JAVA_HOME"); home != "" {
+		found = filepath.Join(home, "bin", "java")
 	}
 	var bound, told, secure strings.Builder
 	for i, l := range listeners {

@@ -40,7 +40,7 @@ func main() {
 	flags.IntVar(&s.workers, "workers", 128, "callers at the same time")
 	flags.BoolVar(&s.race, "race", false, "build the services with the race detector")
 	flags.BoolVar(&s.plan, "plan", false, "print the schedule and do nothing")
-	flags.BoolVar(&s.keep, "keep", false, "keep logs and data in any case")
+	flags.BoolVar(&s.keep, "keep", false, "keep logs and data of a clean run too")
 	_ = flags.Parse(os.Args[1:]) // it exits by itself
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, s)

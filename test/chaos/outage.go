@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"example.com/billing/test/chaos/auditor"
@@ -60,7 +58,7 @@ func kafkaAway(ctx context.Context, c *cluster, j *journal, away time.Duration) 
 // look reads the three services' stats through the gateway, and returns the age of the oldest event that waits.
 func (o *outage) look(ctx context.Context, c *cluster) (oldest int, err error) {
 	for _, service := range []string{"account", "transaction", "saga"} {
-		s, err := stats(ctx, "http://"+c.addrs[gateway]+"/api/v1/outbox/"+service+"/stats")
+		s, err := stats(ctx, c, service)
 		if err != nil {
 			return 0, err
 		}
@@ -77,22 +75,11 @@ type outboxStats struct {
 	OldestPendingMs int `json:"oldestPendingMs"`
 }
 
-func stats(ctx context.Context, url string) (s outboxStats, err error) {
+func stats(ctx context.Context, c *cluster, service string) (s outboxStats, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return s, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return s, err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("%s: %s", url, res.Status)
-	}
-	return s, json.NewDecoder(res.Body).Decode(&s)
+	err = c.get(ctx, "/api/v1/outbox/"+service+"/stats", &s)
+	return s, err
 }
 
 // wrong says what of the outage was not as it should be.

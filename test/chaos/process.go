@@ -37,11 +37,11 @@ type process struct {
 	env  []string
 	log  string // path; later starts append
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // how; set before done is closed
-	meet bool          // its end is our doing
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when it has ended
+	err   error         // how; set before done is closed
+	meant bool          // its end is our doing
 }
 
 func (p *process) start() error {
@@ -52,21 +52,21 @@ func (p *process) start() error {
 		return err
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.bin) //nolint:gosec,noctx // a binary that was just built; it ends by kill or stop
-	p.cmd.Env = append(os.Environ(), p.env...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us, not for the services
-	if err := p.cmd.Start(); err != nil {
+	cmd, done := exec.Command(p.bin), make(chan struct{}) //nolint:gosec,noctx // a binary that was just built; it ends by kill or stop
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us, not for the services
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	p.done, p.meet = make(chan struct{}), false
-	go func(cmd *exec.Cmd, done chan struct{}) {
+	p.cmd, p.done, p.meant = cmd, done, false
+	go func() {
 		err := cmd.Wait()
 		p.mu.Lock()
 		p.err = err
 		p.mu.Unlock()
 		close(done)
-	}(p.cmd, p.done)
+	}()
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (p *process) signal(s syscall.Signal, ends bool) (<-chan struct{}, error) {
 	if p.cmd == nil {
 		return nil, fmt.Errorf("%s was never started", p.name)
 	}
-	if p.meet = p.meet || ends; !ends {
+	if p.meant = p.meant || ends; !ends {
 		select {
 		case <-p.done:
 			return nil, fmt.Errorf("%s %w", p.name, errEnded)
@@ -145,7 +145,7 @@ func (p *process) lastWords() string {
 func (p *process) died() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cmd == nil || p.meet {
+	if p.cmd == nil || p.meant {
 		return nil
 	}
 	select {

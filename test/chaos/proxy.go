@@ -26,7 +26,6 @@ const (
 // link is the way from one process to another, through a proxy of its own.
 type link struct {
 	from, to string
-	medium   medium
 	server   *toxiproxy.ApiServer
 
 	mu    sync.Mutex
@@ -38,8 +37,8 @@ func (l *link) name() string { return l.from + ">" + l.to }
 // addr is where the process at the near end connects to.
 func (l *link) addr() string { return l.proxy.Listen }
 
-func newLink(server *toxiproxy.ApiServer, from, to string, m medium, listen, upstream string) (*link, error) {
-	l := &link{from: from, to: to, medium: m, server: server, proxy: &toxiproxy.Proxy{Listen: listen, Upstream: upstream}}
+func newLink(server *toxiproxy.ApiServer, from, to, listen, upstream string) (*link, error) {
+	l := &link{from: from, to: to, server: server, proxy: &toxiproxy.Proxy{Listen: listen, Upstream: upstream}}
 	return l, l.renew()
 }
 

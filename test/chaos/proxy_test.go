@@ -25,7 +25,7 @@ func TestLink(t *testing.T) {
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	}()
-	l, err := newLink(newProxyServer(), "here", "there", toService, "127.0.0.1:0", echo.Addr().String())
+	l, err := newLink(newProxyServer(), "here", "there", "127.0.0.1:0", echo.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,12 +58,7 @@ func (r *result) print(s settings, faults []fault) int {
 	}
 	fmt.Printf("rest      nothing under way %.1f s after the end of the load\n", r.settled.Seconds())
 	fmt.Println(r.report.Checked)
-	violations := r.violations()
-	for i, v := range violations {
-		if i == shownMax {
-			fmt.Printf("VIOLATION … and %d more\n", r.count()-shownMax)
-			break
-		}
+	for _, v := range r.violations() {
 		fmt.Println("VIOLATION", v)
 	}
 	code := clean
@@ -87,8 +83,8 @@ func (r *result) printFaults(faults []fault) {
 		}
 		fmt.Printf(" %s %d;", k.kind, r.injector.counts[k.kind])
 	}
-	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), len(r.injector.revive))
-	for _, why := range r.injector.revive {
+	fmt.Printf("\n          at most %.1f s later than planned; services that ended by themselves and were started again: %d\n", r.injector.late.Seconds(), len(r.injector.revived))
+	for _, why := range r.injector.revived {
 		fmt.Println("         ", why)
 	}
 	fmt.Println("recovery  the longest by kind, from the end of the fault:")
@@ -125,10 +121,15 @@ func (r *result) void(s settings, faults []fault) (why []string) {
 	return why
 }
 
+// violations are the first ones, and how many there are besides: the auditor keeps some of each kind, and counts all.
 func (r *result) violations() []string {
-	out := append([]string(nil), r.wrong...)
+	out := slices.Clone(r.wrong)
 	for _, v := range r.report.Violations {
 		out = append(out, v.String())
+	}
+	out = out[:min(shownMax, len(out))]
+	if more := r.count() - len(out); more > 0 {
+		out = append(out, fmt.Sprintf("… and %d more", more))
 	}
 	return out
 }

@@ -100,8 +100,8 @@ const (
 	faultsLeast = 45 * time.Second // for a run with every kind
 )
 
-// plan draws the schedule: rounds of all kinds, each in an order of its own. Two faults may overlap, but never on the same process
-// or link.
+// plan draws the schedule: rounds of all kinds, each in an order of its own. Two faults may overlap, but not on the same process or
+// link: for one whose targets are all taken, the injector waits until they are free.
 func plan(seed uint64, duration time.Duration) ([]fault, error) {
 	if duration < faultsLeast {
 		return nil, fmt.Errorf("%s are too short for a fault of every kind: at least %s", duration, faultsLeast)
@@ -134,7 +134,6 @@ func plan(seed uint64, duration time.Duration) ([]fault, error) {
 			faults = append(faults, f)
 		}
 	}
-	slices.SortStableFunc(faults, func(a, b fault) int { return int(a.at - b.at) })
 	return faults, nil
 }
 

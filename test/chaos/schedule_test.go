@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The same seed is the same schedule, another one another; every kind is there, within the run, and nothing is hit twice at once.
+// The same seed is the same schedule, another one another; every kind is there, in order and within the run.
 func TestPlan(t *testing.T) {
 	for _, duration := range []time.Duration{faultsLeast, time.Minute, 15 * time.Minute} {
 		for seed := range uint64(50) {

@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/test/chaos/auditor"
 	"example.com/billing/test/drive"
@@ -47,23 +48,14 @@ func (l *load) settle(ctx context.Context) error {
 		{code: "BTC", amount: func(rng *rand.Rand) string { return fmt.Sprintf("%d.%08d", rng.IntN(2), 1+rng.IntN(99_999_999)) }},
 		{code: "JPY", amount: func(rng *rand.Rand) string { return fmt.Sprint(1 + rng.IntN(900)) }},
 	}
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []string
-	)
+	var all errgroup.Group
 	for i, c := range l.world.currencies {
-		wg.Go(func() {
-			if err := l.open(ctx, rand.New(rand.NewPCG(l.seed, uint64(1000+i))), c); err != nil { //nolint:gosec // drawn again from the seed
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err.Error())
-			}
+		all.Go(func() error {
+			return l.open(ctx, rand.New(rand.NewPCG(l.seed, uint64(1000+i))), c) //nolint:gosec // drawn again from the seed
 		})
 	}
-	wg.Wait()
-	if len(errs) > 0 {
-		return fmt.Errorf("open the accounts: %v", errs)
+	if err := all.Wait(); err != nil {
+		return fmt.Errorf("open the accounts: %w", err)
 	}
 	for _, c := range l.world.currencies {
 		l.world.flapping = append(l.world.flapping, c.flap)

@@ -73,16 +73,20 @@ type audit struct {
 	sagas     map[string]*sagaEnd
 }
 
+func newAudit(a Auditor) *audit {
+	return &audit{
+		Auditor: a, report: Report{Checked: Checked{}}, kinds: map[string]int{}, published: map[eventID]*published{}, versions: map[stream]int64{},
+		accounts: map[string]*account{}, moves: map[string][]move{}, registers: map[string]string{}, kept: map[stream]map[int64][]byte{},
+		txs: map[string]*transaction{}, sagas: map[string]*sagaEnd{},
+	}
+}
+
 // Audit looks at everything and returns what it found; an error means that it could not look.
 func (a Auditor) Audit(ctx context.Context) (*Report, error) {
 	if a.TopicPrefix == "" {
 		a.TopicPrefix = "billing."
 	}
-	x := &audit{
-		Auditor: a, report: Report{Checked: Checked{}}, kinds: map[string]int{}, published: map[eventID]*published{}, versions: map[stream]int64{},
-		accounts: map[string]*account{}, moves: map[string][]move{}, registers: map[string]string{}, kept: map[stream]map[int64][]byte{},
-		txs: map[string]*transaction{}, sagas: map[string]*sagaEnd{},
-	}
+	x := newAudit(a)
 	requests, err := ReadJournal(a.Journal)
 	if err != nil {
 		return nil, err

@@ -204,3 +204,11 @@ func collect[K comparable, V any](ctx context.Context, tx pgx.Tx, sql string, sc
 	}
 	return out, rows.Err()
 }
+
+// ids reads a column of ids.
+func ids(ctx context.Context, tx pgx.Tx, sql string) (map[string]bool, error) {
+	return collect(ctx, tx, sql, func(r pgx.CollectableRow) (id string, _ bool, err error) {
+		err = r.Scan(&id)
+		return id, true, err
+	})
+}

@@ -126,7 +126,7 @@ func (x *audit) answers(requests []Request) {
 		}
 		byKey[t.key] = t
 	}
-	asked, voided, opened := map[string]bool{}, map[string]bool{}, map[string]string{}
+	asked, voided, opened := map[string]bool{}, map[string]bool{}, opening{keys: map[string]string{}, accounts: map[string]string{}}
 	for _, r := range requests {
 		asked[r.Key] = true
 		switch {
@@ -155,7 +155,7 @@ func (x *audit) answers(requests []Request) {
 		}
 	}
 	for id, a := range x.accounts {
-		if a.kind != "" && opened[id] == "" {
+		if a.kind != "" && opened.keys[id] == "" {
 			x.wrong("outcome", "account "+id, "nobody opened it")
 		}
 	}
@@ -208,15 +208,24 @@ func (x *audit) voided(r Request) {
 	}
 }
 
+// opening is which key opened which account.
+type opening struct {
+	keys     map[string]string // by account
+	accounts map[string]string // by key
+}
+
 // opened: the account of an accepted request, one for each key.
-func (x *audit) opened(r Request, opened map[string]string) {
+func (x *audit) opened(r Request, seen opening) {
 	if r.Answer != Accepted {
 		return
 	}
-	if key := opened[r.ID]; key != "" && key != r.Key {
+	if key := seen.keys[r.ID]; key != "" && key != r.Key {
 		x.wrong("outcome", "account "+r.ID, "was opened by two keys: %s and %s", key, r.Key)
 	}
-	opened[r.ID] = r.Key
+	if id := seen.accounts[r.Key]; id != "" && id != r.ID {
+		x.wrong("outcome", "open "+r.Key, "opened two accounts: %s and %s", id, r.ID)
+	}
+	seen.keys[r.ID], seen.accounts[r.Key] = r.Key, r.ID
 	a := x.accounts[r.ID]
 	if a == nil || a.kind != r.Type || a.currency != r.Currency {
 		x.report.WithoutOutcome++

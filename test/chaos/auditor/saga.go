@@ -14,11 +14,7 @@ type sagaEnd struct {
 	stored       sagaRow
 }
 
-type sagaRow struct {
-	kind, status string
-	revision     int64
-	state        string
-}
+type sagaRow struct{ kind, status, state string }
 
 // sagaEvent takes the one event of a saga.
 func (x *audit) sagaEvent(e event, d data) {
@@ -35,9 +31,9 @@ func (x *audit) sagaEvent(e event, d data) {
 
 // sagaTables reads saga_state: a row for each saga that has ended, in the same way.
 func (x *audit) sagaTables(ctx context.Context, tx pgx.Tx) error {
-	rows, err := collect(ctx, tx, `SELECT saga_id::text, saga_type, status, revision, convert_from(state, 'UTF8') FROM saga_state`,
+	rows, err := collect(ctx, tx, `SELECT saga_id::text, saga_type, status, convert_from(state, 'UTF8') FROM saga_state`,
 		func(r pgx.CollectableRow) (id string, s sagaRow, err error) {
-			err = r.Scan(&id, &s.kind, &s.status, &s.revision, &s.state)
+			err = r.Scan(&id, &s.kind, &s.status, &s.state)
 			return id, s, err
 		})
 	if err != nil {

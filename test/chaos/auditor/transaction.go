@@ -139,14 +139,12 @@ func (t *transaction) differs(encoded []byte) bool {
 		return true
 	}
 	numbers := s.Amount.Equal(t.amount) && s.Reserved.Equal(t.reserved) && s.Used.Equal(t.used)
-	s.Amount, s.Reserved, s.Used = decimal.Decimal{}, decimal.Decimal{}, decimal.Decimal{}
+	s.Amount, s.Reserved, s.Used = decimal.Decimal{}, decimal.Decimal{}, decimal.Decimal{} // == is not for numbers
 	want := transactionState{
 		Type: t.kind, Status: t.status, Source: t.source, Destination: t.destination, Currency: t.currency, IdempotencyKey: t.key, ErrorReason: t.reason,
 		PaymentID: t.payment, HoldID: t.hold, HoldStatus: t.holdStatus, Version: t.version,
 	}
-	return !numbers || s.Type != want.Type || s.Status != want.Status || s.Source != want.Source || s.Destination != want.Destination ||
-		s.Currency != want.Currency || s.IdempotencyKey != want.IdempotencyKey || s.ErrorReason != want.ErrorReason ||
-		s.PaymentID != want.PaymentID || s.HoldID != want.HoldID || s.HoldStatus != want.HoldStatus || s.Version != want.Version
+	return !numbers || s != want
 }
 
 // transactionTables compares transaction_view, transaction_pending and hold_open with the events.
@@ -165,11 +163,11 @@ func (x *audit) transactionTables(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	holds, err := x.marks(ctx, tx, `SELECT id::text FROM hold_open`)
+	holds, err := ids(ctx, tx, `SELECT id::text FROM hold_open`)
 	if err != nil {
 		return err
 	}
-	pending, err := x.marks(ctx, tx, `SELECT id::text FROM transaction_pending`)
+	pending, err := ids(ctx, tx, `SELECT id::text FROM transaction_pending`)
 	if err != nil {
 		return err
 	}
@@ -196,12 +194,4 @@ func (x *audit) transactionTables(ctx context.Context, tx pgx.Tx) error {
 		x.wrong("read model", "transaction_pending "+id, "there is no such transaction")
 	}
 	return nil
-}
-
-// marks reads a column of ids.
-func (x *audit) marks(ctx context.Context, tx pgx.Tx, sql string) (map[string]bool, error) {
-	return collect(ctx, tx, sql, func(r pgx.CollectableRow) (id string, _ bool, err error) {
-		err = r.Scan(&id)
-		return id, true, err
-	})
 }
