@@ -132,3 +132,11 @@ type CurrencySettings struct {
 func (s CurrencySettings) Catalogue() (money.Catalogue, error) {
 	return money.Default().With(s.Currencies...)
 }
+
+// Optional is text that is absent where it is empty.
+func Optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -42,7 +42,7 @@ func (s *OutboxServer) GetOutboxStats(ctx context.Context, req *outboxv1.GetOutb
 		OldestPendingMs: Count(st.OldestPending.Milliseconds()),
 		ParkedOutgoing:  Count(out.Rows), ParkedIncoming: Count(in.Rows), ParkedLanes: Count(out.Lanes + in.Lanes),
 		OldestParkedMs: Count(max(out.Oldest, in.Oldest).Milliseconds()),
-		LastError:      optional(st.LastError),
+		LastError:      Optional(st.LastError),
 	}
 	if !st.ProcessedAt.IsZero() {
 		res.ProcessedAt = timestamppb.New(st.ProcessedAt)

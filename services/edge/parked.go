@@ -134,17 +134,9 @@ func (s *OutboxServer) noneParked(id string) error {
 
 func parkedToProto(d direction, r parking.Row) *outboxv1.ParkedEvent {
 	return &outboxv1.ParkedEvent{
-		Id: r.ID, Direction: string(d), Subscription: optional(r.Subscription), EventId: r.EventID, EventType: r.EventType,
+		Id: r.ID, Direction: string(d), Subscription: Optional(r.Subscription), EventId: r.EventID, EventType: r.EventType,
 		AggregateType: r.AggregateType, AggregateId: r.AggregateID, AggregateVersion: Count(r.Version), Attempts: Count(r.Attempts),
 		LastError: r.LastError, ParkedAt: Timestamp(r.ParkedAt), Status: r.Status,
-		DecidedAt: Timestamp(r.DecidedAt), DecidedBy: optional(r.DecidedBy), DecidedReason: optional(r.Reason), DoneAt: Timestamp(r.DoneAt),
+		DecidedAt: Timestamp(r.DecidedAt), DecidedBy: Optional(r.DecidedBy), DecidedReason: Optional(r.Reason), DoneAt: Timestamp(r.DoneAt),
 	}
-}
-
-// optional is text that is absent where it is empty.
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }

@@ -231,5 +231,5 @@ func (s *stack) get(path string) object {
 }
 
 func (s *stack) call(method, path string, body any) (int, object, error) {
-	return drive.Call(&s.client, method, s.http+path, body)
+	return drive.Call(s.t.Context(), &s.client, method, s.http+path, body)
 }

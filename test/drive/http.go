@@ -2,6 +2,7 @@ package drive
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 
 // FreeAddr is an address on this machine that nobody listens on. It panics if there is none.
 func FreeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
@@ -21,7 +22,7 @@ func FreeAddr() string {
 
 // Call sends a REST request, with a body unless that is nil, and returns the status and the object of the answer. What is no JSON
 // object is an error.
-func Call(client *http.Client, method, url string, body any) (int, map[string]any, error) {
+func Call(ctx context.Context, client *http.Client, method, url string, body any) (int, map[string]any, error) {
 	var content io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -30,7 +31,7 @@ func Call(client *http.Client, method, url string, body any) (int, map[string]an
 		}
 		content = bytes.NewReader(b)
 	}
-	req, err := http.NewRequest(method, url, content)
+	req, err := http.NewRequestWithContext(ctx, method, url, content)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -363,7 +363,7 @@ func (s *system) must(method, path string, body any) map[string]any {
 }
 
 func (s *system) call(method, path string, body any) (int, map[string]any, error) {
-	return drive.Call(&http.Client{Timeout: 40 * time.Second}, method, "http://"+s.http+path, body)
+	return drive.Call(s.t.Context(), &http.Client{Timeout: 40 * time.Second}, method, "http://"+s.http+path, body)
 }
 
 // root is the folder of the Makefile.

@@ -88,8 +88,8 @@ func entryToProto(st saga.State, e saga.Entry, n int) (*sagav1.SagaEntry, error)
 	if e.Action != "" {
 		p.Step = &e.Action
 	}
-	p.ErrorReason, p.ErrorMessage = given(e.Reason), given(e.Message)
-	p.Verb, p.Actor, p.Reason = given(string(e.Verb)), given(e.Actor), given(e.Why)
+	p.ErrorReason, p.ErrorMessage = edge.Optional(e.Reason), edge.Optional(e.Message)
+	p.Verb, p.Actor, p.Reason = edge.Optional(string(e.Verb)), edge.Optional(e.Actor), edge.Optional(e.Why)
 	if result := st.Result(n); len(result) > 0 {
 		var err error
 		if p.Result, err = toStruct(result); err != nil {
@@ -97,12 +97,4 @@ func entryToProto(st saga.State, e saga.Entry, n int) (*sagav1.SagaEntry, error)
 		}
 	}
 	return p, nil
-}
-
-// given is nil for what is absent.
-func given(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
 }

@@ -176,10 +176,10 @@ func shownHold(ctx context.Context, id string, t transaction.Transaction) *trans
 
 func holdProto(id string, t transaction.Transaction) *transactionv1.Hold {
 	return &transactionv1.Hold{
-		HoldId: id, Status: string(t.HoldStatus), AccountId: t.SourceID, DestinationAccountId: given(t.DestinationID),
+		HoldId: id, Status: string(t.HoldStatus), AccountId: t.SourceID, DestinationAccountId: edge.Optional(t.DestinationID),
 		Amount: t.Format(t.Amount), CapturedAmount: t.Format(t.Used), CapturingAmount: t.Format(t.Reserved), RemainingAmount: t.Format(t.Remaining()),
 		Currency: t.Currency, Reference: t.Reference, Metadata: edge.Struct(t.Metadata), IdempotencyKey: t.IdempotencyKey,
-		ErrorReason: given(t.ErrorReason), ErrorMessage: given(t.ErrorMessage), Version: int32(t.Version), //nolint:gosec // two billion events
+		ErrorReason: edge.Optional(t.ErrorReason), ErrorMessage: edge.Optional(t.ErrorMessage), Version: int32(t.Version), //nolint:gosec // two billion events
 		ExpiresAt: timestamppb.New(t.ExpiresAt), CreatedAt: timestamppb.New(t.CreatedAt), UpdatedAt: timestamppb.New(t.UpdatedAt),
 	}
 }

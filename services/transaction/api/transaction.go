@@ -171,20 +171,12 @@ func toProto(id string, t transaction.Transaction) *transactionv1.Transaction {
 		Amount: t.Format(t.Amount), Currency: t.Currency, Reference: t.Reference, Metadata: edge.Struct(t.Metadata),
 		IdempotencyKey: t.IdempotencyKey, Version: int32(t.Version), //nolint:gosec // two billion events
 		CreatedAt: timestamppb.New(t.CreatedAt), UpdatedAt: timestamppb.New(t.UpdatedAt),
-		PaymentId: given(t.PaymentID), HoldId: given(t.HoldID), Reason: t.Reason,
-		ErrorReason: given(t.ErrorReason), ErrorMessage: given(t.ErrorMessage),
+		PaymentId: edge.Optional(t.PaymentID), HoldId: edge.Optional(t.HoldID), Reason: t.Reason,
+		ErrorReason: edge.Optional(t.ErrorReason), ErrorMessage: edge.Optional(t.ErrorMessage),
 	}
 	if t.Type == transaction.Payment {
 		refunded, refunding := t.Format(t.Used), t.Format(t.Reserved)
 		p.RefundedAmount, p.RefundingAmount = &refunded, &refunding
 	}
 	return p
-}
-
-// given is an optional text: nil where it is empty.
-func given(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
