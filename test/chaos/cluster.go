@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/test/process"
 )
 
 // Two of each service but the gateway run on the same three databases: "a" and "b". Calls of an "a" go to an "a"; the gateway's
@@ -77,8 +78,8 @@ func newCluster(ctx context.Context, dir, root string, race bool) (*cluster, err
 		return c, err
 	}
 	infra := make(chan error, 2)
-	go func() { infra <- c.postgres.start() }()
-	go func() { infra <- c.kafka.start() }()
+	go func() { infra <- c.postgres.Start() }()
+	go func() { infra <- c.kafka.Start() }()
 	built := c.build(ctx, root, race)
 	if err := errors.Join(built, <-infra, <-infra); err != nil {
 		return c, err
@@ -87,9 +88,9 @@ func newCluster(ctx context.Context, dir, root string, race bool) (*cluster, err
 		return c, err
 	}
 	for _, name := range services {
-		p := &process{name: name, bin: filepath.Join(dir, "bin", serviceOf[name].binary), log: filepath.Join(dir, name+".log"), env: c.env(name)}
+		p := &process.Process{Name: name, Bin: filepath.Join(dir, "bin", serviceOf[name].binary), Log: filepath.Join(dir, name+".log"), Env: c.env(name)}
 		c.nodes[name] = p
-		if err := p.start(); err != nil {
+		if err := p.Start(); err != nil {
 			return c, err
 		}
 	}
@@ -266,8 +267,8 @@ func (c *cluster) get(ctx context.Context, path string, into any) error {
 func (c *cluster) died() error {
 	var errs []error
 	for _, name := range services {
-		if p, ok := c.nodes[name].(*process); ok {
-			errs = append(errs, p.died())
+		if p, ok := c.nodes[name].(*process.Process); ok {
+			errs = append(errs, p.Died())
 		}
 	}
 	return errors.Join(errs...)
@@ -278,9 +279,9 @@ func (c *cluster) stopServices() error {
 	errs := make(chan error, len(services))
 	n := 0
 	for _, name := range services {
-		if p, ok := c.nodes[name].(*process); ok {
+		if p, ok := c.nodes[name].(*process.Process); ok {
 			n++
-			go func() { errs <- p.stop() }()
+			go func() { errs <- p.Stop() }()
 		}
 	}
 	var all []error

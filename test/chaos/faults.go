@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"example.com/billing/test/process"
 )
 
 // injector carries out the schedule.
@@ -81,7 +83,7 @@ func (in *injector) inject(ctx context.Context, f fault, began time.Time) error 
 	// A kill is over when the process is started, not when it is ready: becoming ready is a part of the recovery.
 	over := time.Now()
 	err = errors.Join(err, in.each(f, f.end))
-	if errors.Is(err, errEnded) {
+	if errors.Is(err, process.ErrEnded) {
 		in.say("       missed: %v", err)
 		return nil
 	}
@@ -109,9 +111,9 @@ func (f fault) verb() string { return strings.Fields(string(f.kind))[0] }
 func (f fault) begin(c *cluster, target string) error {
 	switch f.verb() {
 	case "kill":
-		return c.nodes[target].kill()
+		return c.nodes[target].Kill()
 	case "pause":
-		return c.nodes[target].pause()
+		return c.nodes[target].Pause()
 	case "cut":
 		return c.links[target].cut()
 	case "delay":
@@ -124,9 +126,9 @@ func (f fault) begin(c *cluster, target string) error {
 func (f fault) end(c *cluster, target string) error {
 	switch f.verb() {
 	case "kill":
-		return c.nodes[target].start()
+		return c.nodes[target].Start()
 	case "pause":
-		return c.nodes[target].resume()
+		return c.nodes[target].Resume()
 	default:
 		return c.links[target].heal()
 	}
@@ -141,7 +143,7 @@ func (in *injector) supervise(ctx context.Context) {
 			if !in.c.locks[name].TryLock() {
 				continue // a fault has it
 			}
-			if p, ok := in.c.nodes[name].(*process); ok {
+			if p, ok := in.c.nodes[name].(*process.Process); ok {
 				in.revive(p)
 			}
 			in.c.locks[name].Unlock()
@@ -150,13 +152,13 @@ func (in *injector) supervise(ctx context.Context) {
 }
 
 // revive starts a service again if it ended by itself.
-func (in *injector) revive(p *process) {
-	died := p.died()
+func (in *injector) revive(p *process.Process) {
+	died := p.Died()
 	if died == nil {
 		return
 	}
-	why := fmt.Sprintf("%v: %s", died, p.lastWords())
-	if err := p.start(); err != nil {
+	why := fmt.Sprintf("%v: %s", died, p.LastWords())
+	if err := p.Start(); err != nil {
 		in.say("       %s: and could not be started again: %v", why, err) // the next look tries once more
 		return
 	}

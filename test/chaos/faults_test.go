@@ -8,9 +8,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"example.com/billing/test/process"
 )
 
 // target is a node that sees whether two faults hit it at once.
@@ -20,7 +21,7 @@ type target struct {
 	tooFar atomic.Bool
 }
 
-func (n *target) kill() error {
+func (n *target) Kill() error {
 	n.hits.Add(1)
 	if n.hit.Add(1) > 1 {
 		n.tooFar.Store(true)
@@ -28,9 +29,9 @@ func (n *target) kill() error {
 	return nil
 }
 
-func (n *target) start() error  { n.hit.Add(-1); return nil }
-func (n *target) pause() error  { return n.kill() }
-func (n *target) resume() error { return n.start() }
+func (n *target) Start() error  { n.hit.Add(-1); return nil }
+func (n *target) Pause() error  { return n.Kill() }
+func (n *target) Resume() error { return n.Start() }
 
 // Faults overlap, but never on the same process: one that comes too early waits, also where two want the same two processes.
 func TestFaultsWaitForTheirTargets(t *testing.T) {
@@ -66,17 +67,17 @@ func TestRevive(t *testing.T) {
 	}
 	var said []string
 	in := &injector{say: func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)); t.Log(said) }}
-	p := &process{name: "service", bin: bin, log: filepath.Join(dir, "service.log")}
+	p := &process.Process{Name: "service", Bin: bin, Log: filepath.Join(dir, "service.log")}
 	begin := func() {
 		t.Helper()
-		if err := p.start(); err != nil {
+		if err := p.Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	begin()
-	t.Cleanup(func() { _ = p.kill() })
+	t.Cleanup(func() { _ = p.Kill() })
 	in.revive(p) // it runs
-	if err := p.kill(); err != nil {
+	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	in.revive(p) // we did it
@@ -88,7 +89,7 @@ func TestRevive(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin()
-	<-p.done
+	<-p.Done()
 	if err := os.Rename(bin, bin+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestRevive(t *testing.T) {
 	if len(in.revived) != 1 || !strings.HasSuffix(in.revived[0], "exit status 3: out of paper") || slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, "<nil>") }) {
 		t.Errorf("started again: %q, said %q", in.revived, said)
 	}
-	if _, err := p.signal(syscall.Signal(0), false); err != nil {
+	if err := p.Resume(); err != nil { // it has nothing to resume, but it is there
 		t.Errorf("the one that was started again: %v", err)
 	}
 }

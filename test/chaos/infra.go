@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/deploy/local/embedded"
+	"example.com/billing/test/process"
 )
 
 // startMax bounds a start of Postgres or Kafka; the first one of all may have to download them.
@@ -27,7 +28,7 @@ type postgresNode struct {
 	still []int // what pause has stopped
 }
 
-func (n *postgresNode) start() error {
+func (n *postgresNode) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startMax)
 	defer cancel()
 	if n.pg != nil {
@@ -55,7 +56,7 @@ func writePort(dir, file string, port int) error {
 }
 
 // kill ends the postmaster; its backends end by themselves when they see that it is gone.
-func (n *postgresNode) kill() error {
+func (n *postgresNode) Kill() error {
 	if err := syscall.Kill(n.pg.PID(), syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill postgres: %w", err)
 	}
@@ -64,7 +65,7 @@ func (n *postgresNode) kill() error {
 }
 
 // pause stops the postmaster, then all its backends, as a machine that freezes does.
-func (n *postgresNode) pause() error {
+func (n *postgresNode) Pause() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, n.pg.DSN("postgres"))
@@ -77,7 +78,7 @@ func (n *postgresNode) pause() error {
 	}
 	rows, err := conn.Query(ctx, "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 	if err != nil {
-		return errors.Join(err, n.resume())
+		return errors.Join(err, n.Resume())
 	}
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	for _, pid := range pids {
@@ -95,7 +96,7 @@ func (n *postgresNode) stopOne(pid int) error {
 	return nil
 }
 
-func (n *postgresNode) resume() error {
+func (n *postgresNode) Resume() error {
 	var errs []error
 	for _, pid := range n.still {
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -110,9 +111,9 @@ func (n *postgresNode) stop() error {
 	if n.pg == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopMax)
+	ctx, cancel := context.WithTimeout(context.Background(), process.StopMax)
 	defer cancel()
-	return errors.Join(n.resume(), n.pg.Stop(ctx))
+	return errors.Join(n.Resume(), n.pg.Stop(ctx))
 }
 
 // kafkaNode is the one Apache Kafka. Each client has a listener of its own, which it is told to come through a proxy of its own
@@ -167,7 +168,7 @@ func newKafka(dir, root string, port int, listeners []listener) (*kafkaNode, err
 	return &kafkaNode{dir: dir, script: filepath.Join(root, "deploy/kafka/run.sh"), port: port}, nil
 }
 
-func (n *kafkaNode) start() error {
+func (n *kafkaNode) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startMax)
 	defer cancel()
 	if err := writePort(n.dir, "apache-kafka.port", n.port); err != nil {
@@ -184,18 +185,18 @@ func (n *kafkaNode) start() error {
 	return nil
 }
 
-func (n *kafkaNode) kill() error { return n.kafka.Kill() }
+func (n *kafkaNode) Kill() error { return n.kafka.Kill() }
 
-func (n *kafkaNode) pause() error { return syscall.Kill(n.kafka.PID(), syscall.SIGSTOP) }
+func (n *kafkaNode) Pause() error { return syscall.Kill(n.kafka.PID(), syscall.SIGSTOP) }
 
-func (n *kafkaNode) resume() error { return syscall.Kill(n.kafka.PID(), syscall.SIGCONT) }
+func (n *kafkaNode) Resume() error { return syscall.Kill(n.kafka.PID(), syscall.SIGCONT) }
 
 func (n *kafkaNode) stop() error {
 	if n.kafka == nil {
 		return nil
 	}
-	_ = n.resume() // one that is paused hears no SIGTERM
-	ctx, cancel := context.WithTimeout(context.Background(), stopMax)
+	_ = n.Resume() // one that is paused hears no SIGTERM
+	ctx, cancel := context.WithTimeout(context.Background(), process.StopMax)
 	defer cancel()
 	return n.kafka.Stop(ctx)
 }

@@ -27,7 +27,7 @@ type outage struct {
 func kafkaAway(ctx context.Context, c *cluster, j *journal, away time.Duration) (o outage, err error) {
 	o = outage{away: away, oldestMs: map[string]int{}, pending: map[string]int{}}
 	accepted, refused := j.count(auditor.Accepted), j.count(auditor.Refused)
-	if err := c.kafka.kill(); err != nil {
+	if err := c.kafka.Kill(); err != nil {
 		return o, err
 	}
 	for end := time.Now().Add(away); time.Now().Before(end) && wait(ctx, time.Second/4); {
@@ -38,7 +38,7 @@ func kafkaAway(ctx context.Context, c *cluster, j *journal, away time.Duration) 
 	}
 	o.accepted, o.refused = j.count(auditor.Accepted)-accepted, j.count(auditor.Refused)-refused
 	began := time.Now()
-	if err := c.kafka.start(); err != nil {
+	if err := c.kafka.Start(); err != nil {
 		return o, err
 	}
 	o.returning = time.Since(began)
