@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"sync"
 	"time"
 
@@ -106,6 +107,11 @@ func (a *App) Postgres(dsn string) (*pgxpool.Pool, error) {
 			cfg.ConnConfig.RuntimeParams[name] = value
 		}
 	}
+	tracer, err := countTrips(a.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	cfg.ConnConfig.Tracer = tracer
 	pool, err := pgxpool.NewWithConfig(a.ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -165,14 +171,24 @@ func (a *App) ServeHTTP(name, addr string, h http.Handler) (net.Addr, error) {
 	return l.Addr(), nil
 }
 
-// ServeMetrics serves /metrics, unless addr is empty.
-func (a *App) ServeMetrics(addr string) error {
-	if addr == "" {
+// ServeMetrics serves /metrics, and profiles if the settings say so, unless there is no address for them.
+func (a *App) ServeMetrics(c Common) error {
+	if c.MetricsAddr == "" {
+		if c.Profiles {
+			return errors.New("profiles are served at the metrics address, and there is none")
+		}
 		return nil
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(a.Metrics, promhttp.HandlerOpts{}))
-	_, err := a.ServeHTTP("metrics", addr, mux)
+	if c.Profiles {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	_, err := a.ServeHTTP("metrics", c.MetricsAddr, mux)
 	return err
 }
 

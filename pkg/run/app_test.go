@@ -300,7 +300,7 @@ func TestAnAddressInUseIsAnError(t *testing.T) {
 	if _, err := a.ServeHTTP("metrics", addr.String(), http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "serve metrics") {
 		t.Errorf("got %v", err)
 	}
-	if err := a.ServeMetrics(""); err != nil {
+	if err := a.ServeMetrics(run.Common{}); err != nil {
 		t.Errorf("metrics that are off: %v", err)
 	}
 }

@@ -20,6 +20,7 @@ type Common struct {
 	LogLevel    slog.Level `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
 	LogFormat   string     `name:"log-format" env:"BILLING_LOG_FORMAT" default:"json" enum:"json,text" help:"json or text, to standard error."`
 	MetricsAddr string     `name:"metrics-addr" env:"BILLING_METRICS_ADDR" help:"Where to serve Prometheus metrics over HTTP; empty = off."`
+	Profiles    bool       `name:"profiles" env:"BILLING_PROFILES" help:"Serve pprof profiles too, at /debug/pprof/ of the metrics address."`
 	LogTo       io.Writer  `kong:"-"` // nil = standard error
 }
 

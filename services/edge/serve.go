@@ -11,12 +11,12 @@ import (
 
 // Serving is what a service shows to the network.
 type Serving struct {
-	Service     string // account, transaction or saga
-	Addr        string
-	MetricsAddr string
-	Pool        *pgxpool.Pool
-	Checks      map[string]run.Check
-	Register    func(grpc.ServiceRegistrar)
+	Service  string // account, transaction or saga
+	Addr     string
+	Common   run.Common
+	Pool     *pgxpool.Pool
+	Checks   map[string]run.Check
+	Register func(grpc.ServiceRegistrar)
 }
 
 // Accepting is the name whose health says that the service takes requests. It does so without Kafka: what it accepts goes
@@ -35,7 +35,7 @@ func Serve(app *run.App, s Serving) error {
 	}
 	s.Register(server)
 	outboxv1.RegisterOutboxServiceServer(server, &OutboxServer{Service: s.Service, Pool: s.Pool})
-	if err := app.ServeMetrics(s.MetricsAddr); err != nil {
+	if err := app.ServeMetrics(s.Common); err != nil {
 		return err
 	}
 	app.Watch(server.Health, "", s.Checks)

@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		Closing: closing, Reconciler: reconcile.New(background, jobs, transactions),
 	})
 	return edge.Serve(app, edge.Serving{
-		Service: "account", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks,
+		Service: "account", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,
 		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
 }

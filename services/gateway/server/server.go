@@ -45,7 +45,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := app.ServeMetrics(cfg.MetricsAddr); err != nil {
+	if err := app.ServeMetrics(cfg.Common); err != nil {
 		return err
 	}
 	if _, err := app.ServeHTTP("REST", cfg.Addr, handler); err != nil {

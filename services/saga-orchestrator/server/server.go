@@ -94,6 +94,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	server := api.New(engine, store, registry, transactionv1.NewTransactionServiceClient(transactionConn), edge.NewWatches(app.Context()))
 	return edge.Serve(app, edge.Serving{
-		Service: "saga", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks, Register: server.Register,
+		Service: "saga", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks, Register: server.Register,
 	})
 }

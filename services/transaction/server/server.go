@@ -92,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	})
 	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
 	return edge.Serve(app, edge.Serving{
-		Service: "transaction", Addr: cfg.Addr, MetricsAddr: cfg.MetricsAddr, Pool: pool, Checks: checks,
+		Service: "transaction", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,
 		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
 }
