@@ -1,12 +1,13 @@
 // Package batch is the one queue that stands before every durable edge: callers hand in an item and wait for its result;
-// while a flush is in flight the next batch collects. There is no timer: at low load a batch is one item and waits for
-// nothing, at high load it is hundreds.
+// while a flush is in flight the next batch collects. At low load a batch is one item and waits for nothing, at high load it is
+// hundreds. What a batch costs by itself is shared by its items, so once batches are large the next one collects a little longer.
 package batch
 
 import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 var (
@@ -38,6 +39,12 @@ type Options struct {
 	WaitingMax int // items waiting for a flush; 16 × BatchMax
 	FlightMax  int // flushes at the same time; 1
 }
+
+// A batch that follows one of at least largeBatch items without a pause, and is smaller than that one, waits this long for more.
+const (
+	largeBatch = 16
+	linger     = 4 * time.Millisecond
+)
 
 // Queue collects items and flushes them in batches, in the order they came. Safe for concurrent use.
 type Queue[T, R any] struct {
@@ -150,9 +157,17 @@ func (q *Queue[T, R]) enqueue(ws []*waiter[T, R]) error {
 // run flushes until nothing waits.
 func (q *Queue[T, R]) run() {
 	defer q.done.Done()
+	last := 0 // items in the flush before
 	for {
 		q.mu.Lock()
 		n := min(len(q.waiting), q.opts.BatchMax)
+		if n > 0 && last >= largeBatch && n < q.opts.BatchMax && !q.closed {
+			q.mu.Unlock()
+			time.Sleep(linger)
+			q.mu.Lock()
+			n = min(len(q.waiting), q.opts.BatchMax)
+		}
+		last = n
 		if n == 0 {
 			q.flight--
 			q.mu.Unlock()

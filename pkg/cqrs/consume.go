@@ -3,12 +3,16 @@ package cqrs
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
 )
+
+// projectionLinger is how long an event waits for others on its way into a read model, which writes a row once for all of them.
+const projectionLinger = 25 * time.Millisecond
 
 // Consumers makes one Kafka consumer for each subscription of the bus: group "<service>.<name>", topic of the
 // subscription's source. What cannot be handled is parked in the box; without one it stops its partition, visibly.
@@ -19,7 +23,12 @@ func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string, box *inbo
 		if box != nil {
 			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: s.wantsMessage, Handle: s.consume})
 		}
+		var wait time.Duration
+		if s.Kind == ProjectionHandler {
+			wait = projectionLinger
+		}
 		c, err := kafka.NewConsumer(kafka.ConsumerConfig{
+			Linger: wait,
 			Config: cfg, Group: prefix + "." + service + "." + s.Name, Topics: []string{outbox.Topic(prefix, s.Source)},
 			Handle: handle,
 		})

@@ -36,8 +36,6 @@ type Decider[S, C any] struct {
 	Evolve func(S, Fact, Occurred) S
 	// Decode turns a stored payload into a fact. Every version ever stored decodes for ever.
 	Decode func(eventType string, data json.RawMessage) (Fact, error)
-	// Final tells that hardly any command will come for a state: it is not kept in memory. nil = all are kept.
-	Final func(S) bool
 	// Snapshots keeps states with the stream's head, so that a load costs one row; nil = always fold the events.
 	Snapshots *Snapshots[S]
 }

@@ -26,6 +26,8 @@ type ExecutorOptions struct {
 	CacheBytes int           // memory for aggregates used last, estimated by their snapshots; 128 MiB
 	AttemptMax int           // times a command is decided again after conflicts; 32
 	Timeout    time.Duration // how long a group keeps asking a store that does not answer; 10 s
+	// Notify is told of the events of each commit, once Recall knows what they led to. It must not block; nil = nobody asks.
+	Notify func([]Event)
 }
 
 // Executor carries out commands on one type of aggregate: it groups what waits, decides the commands of one stream one
@@ -38,6 +40,7 @@ type Executor[S, C any] struct {
 	opts    ExecutorOptions
 	cache   *cache[S]
 	queue   *batch.Queue[Command[C], Outcome[S]]
+	reads   *batch.Queue[string, Root[S]] // of single streams
 }
 
 // NewExecutor makes an executor on a store.
@@ -57,6 +60,16 @@ func NewExecutor[S, C any](d *Decider[S, C], store Store, opts ExecutorOptions) 
 	}
 	x := &Executor[S, C]{decider: d, store: store, opts: opts, cache: cache}
 	x.queue = batch.New(opts.Batch, x.flush)
+	x.reads = batch.New(batch.Options{FlightMax: readFlightMax}, func(ctx context.Context, ids []string) []batch.Result[Root[S]] {
+		loaded, err := x.load(ctx, ids)
+		if err != nil {
+			loaded = make([]batch.Result[Root[S]], len(ids))
+			for i := range loaded {
+				loaded[i].Err = err
+			}
+		}
+		return loaded
+	})
 	return x, nil
 }
 
@@ -71,13 +84,13 @@ func (x *Executor[S, C]) ExecuteAll(ctx context.Context, cs []Command[C]) []batc
 	return x.queue.DoAll(ctx, cs)
 }
 
-// Get reads an aggregate's present state from the store; Version 0 = there is none. Never stale.
+// readFlightMax is how many reads of the store for Get are under way at the same time; those that wait share the next one.
+const readFlightMax = 2
+
+// Get reads an aggregate's present state from the store; Version 0 = there is none. Never stale. Many at the same time share a read.
 func (x *Executor[S, C]) Get(ctx context.Context, streamID string) (Outcome[S], error) {
-	out, err := x.GetAll(ctx, []string{streamID})
-	if err != nil {
-		return Outcome[S]{}, err
-	}
-	return out[0], nil
+	r, err := x.reads.Do(ctx, streamID)
+	return Outcome[S]{State: r.State, Version: r.Version}, err
 }
 
 // GetAll reads several aggregates' present states, in the order asked.
@@ -109,8 +122,17 @@ func (x *Executor[S, C]) GetEach(ctx context.Context, streamIDs []string) ([]bat
 	return out, nil
 }
 
-// Close waits for the commands under way.
-func (x *Executor[S, C]) Close(ctx context.Context) error { return x.queue.Close(ctx) }
+// Recall is an aggregate's state as this process knows it, without asking the store; ok = it knows one. Another process may have gone
+// on from there: good for a first look, never for a refusal.
+func (x *Executor[S, C]) Recall(streamID string) (out Outcome[S], ok bool) {
+	r, ok := x.cache.get(streamID)
+	return Outcome[S]{State: r.State, Version: r.Version}, ok
+}
+
+// Close waits for the commands and reads under way.
+func (x *Executor[S, C]) Close(ctx context.Context) error {
+	return errors.Join(x.queue.Close(ctx), x.reads.Close(ctx))
+}
 
 // The longest pauses between two attempts: the whole group waits, so after a conflict a short one.
 const (
@@ -233,6 +255,7 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 	if len(items) == 0 {
 		return
 	}
+	var stored []Event
 	for i, err := range x.store.AppendBatch(ctx, items) {
 		d := ready[i]
 		if d.err = err; err != nil {
@@ -243,18 +266,18 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 		}
 		for j := range d.after {
 			x.keep(d.streams[j].ID, d.after[j], items[i][j])
+			stored = append(stored, items[i][j].Events...)
 		}
+	}
+	if len(stored) > 0 && x.opts.Notify != nil {
+		x.opts.Notify(stored)
 	}
 }
 
 // keep puts a stored aggregate into the cache.
 func (x *Executor[S, C]) keep(id string, r Root[S], stored Append) {
 	r.Commit()
-	switch {
-	case r.Version == 0:
-	case x.decider.Final != nil && x.decider.Final(r.State):
-		x.cache.remove(id)
-	default:
+	if r.Version > 0 {
 		x.cache.put(id, r, x.size(stored))
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"example.com/billing/pkg/batch"
 )
 
 const (
@@ -22,6 +24,7 @@ const (
 	rebalanceTimeout  = 15 * time.Second       // Handle must return within it once cancelled
 	fetchWait         = 250 * time.Millisecond // an empty fetch; data ends it at once
 	commitInterval    = time.Second
+	lingerBytes       = 256 << 10 // as much is fetched without waiting
 	// Failing to rejoin for this long, the member starts from scratch. Not before:
 	// a new member waits for the session timeout of the one it was.
 	rejoinMax    = time.Minute
@@ -33,13 +36,17 @@ type ConsumerConfig struct {
 	Config
 	Group  string
 	Topics []string
-	// BatchMax is the most messages in one call of Handle; default 256.
+	// BatchMax is the most messages of one partition in one call of Handle; default 256.
 	BatchMax int
-	// Handle gets messages of one partition in offset order; different partitions
-	// are handled concurrently. The offsets are marked only after it returned
-	// nil. On an error the same batch is tried again with exponential backoff
-	// (100 ms to 10 s), for ever, until ctx ends or the partition is lost: nothing
-	// is skipped. It must return soon after ctx ends, which also happens at every
+	// Linger is how long messages may wait for others, so that fewer fetches and
+	// calls carry them; 0 = not at all.
+	Linger time.Duration
+	// Handle gets messages of each partition in offset order, one call at a time:
+	// what comes in from any partition meanwhile is in the next call. The offsets
+	// are marked only after it returned nil. On an error each partition's messages
+	// are tried again with exponential backoff (100 ms to 10 s), for ever, until
+	// ctx ends or the partition is lost: nothing is skipped, and one partition's
+	// messages hold up no other's. It must return soon after ctx ends, which also happens at every
 	// rebalance. The slice is used again after it returned; keys, values and
 	// headers may be kept.
 	Handle func(ctx context.Context, batch []Message) error
@@ -54,6 +61,8 @@ type Consumer struct {
 	conf   *sarama.Config
 	closed context.Context
 	close  context.CancelFunc
+
+	calls *batch.Queue[part, struct{}] // of Handle
 
 	running sync.Mutex // held by Run
 
@@ -81,6 +90,9 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	conf.Consumer.Return.Errors = true
 	conf.Consumer.MaxWaitTime = fetchWait
 	conf.Consumer.Fetch.Min = 1
+	if cfg.Linger > 0 {
+		conf.Consumer.MaxWaitTime, conf.Consumer.Fetch.Min = cfg.Linger, lingerBytes
+	}
 	conf.Consumer.Retry.Backoff = fetchWait
 	conf.Consumer.Offsets.Initial = sarama.OffsetOldest
 	conf.Consumer.Offsets.AutoCommit.Interval = commitInterval
@@ -95,6 +107,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, wrap("consumer config", err)
 	}
 	c := &Consumer{cfg: cfg, conf: conf}
+	c.calls = batch.New(batch.Options{BatchMax: partsMax}, c.call)
 	c.closed, c.close = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -262,9 +275,9 @@ func (h *handler) Cleanup(sarama.ConsumerGroupSession) error {
 // ConsumeClaim handles one partition, in batches of what is already waiting.
 func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	ctx := s.Context()
-	batch := make([]Message, 0, h.cfg.BatchMax)
+	waiting := make([]Message, 0, h.cfg.BatchMax)
 	for {
-		batch = batch[:0]
+		waiting = waiting[:0]
 		select {
 		case <-ctx.Done():
 			return nil
@@ -272,44 +285,71 @@ func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.Consu
 			if !open {
 				return nil
 			}
-			batch = append(batch, fromSarama(m))
+			waiting = append(waiting, fromSarama(m))
 		}
-	waiting:
-		for len(batch) < h.cfg.BatchMax {
+	more:
+		for len(waiting) < h.cfg.BatchMax {
 			select {
 			case m, open := <-claim.Messages():
 				if !open {
-					break waiting // the next receive ends the claim
+					break more // the next receive ends the claim
 				}
-				batch = append(batch, fromSarama(m))
+				waiting = append(waiting, fromSarama(m))
 			default:
-				break waiting
+				break more
 			}
 		}
-		if !h.handle(ctx, batch) {
+		if !h.handle(ctx, waiting) {
 			return nil
 		}
-		s.MarkOffset(claim.Topic(), claim.Partition(), batch[len(batch)-1].Offset+1, "")
+		s.MarkOffset(claim.Topic(), claim.Partition(), waiting[len(waiting)-1].Offset+1, "")
 	}
 }
 
 // handle calls Handle until it succeeds or ctx ends, and reports which.
-func (h *handler) handle(ctx context.Context, batch []Message) bool {
+func (h *handler) handle(ctx context.Context, messages []Message) bool {
 	wait := newBackoff()
 	for attempt := 1; ctx.Err() == nil; attempt++ {
-		err := h.cfg.Handle(ctx, batch)
+		_, err := h.calls.Do(context.WithoutCancel(ctx), part{ctx, messages}) // which ends soon after ctx
 		if err == nil {
 			return true
 		}
 		if ctx.Err() != nil {
 			return false
 		}
-		h.cfg.Log.Warn("kafka: batch is tried again", "group", h.cfg.Group, "topic", batch[0].Topic,
-			"partition", batch[0].Partition, "offset", batch[0].Offset, "messages", len(batch),
+		h.cfg.Log.Warn("kafka: batch is tried again", "group", h.cfg.Group, "topic", messages[0].Topic,
+			"partition", messages[0].Partition, "offset", messages[0].Offset, "messages", len(messages),
 			"attempt", attempt, "error", err)
 		pause(ctx, wait.NextBackOff())
 	}
 	return false
+}
+
+// part is the messages of one partition that wait to be handled.
+type part struct {
+	ctx   context.Context
+	batch []Message
+}
+
+// partsMax is how many partitions' messages go into one call of Handle.
+const partsMax = 16
+
+// call hands several partitions' messages over together, and where that fails each partition's alone, so that everyone's error is its own.
+func (c *Consumer) call(_ context.Context, parts []part) []batch.Result[struct{}] {
+	results := make([]batch.Result[struct{}], len(parts))
+	if len(parts) > 1 {
+		var all []Message
+		for _, p := range parts {
+			all = append(all, p.batch...)
+		}
+		if c.cfg.Handle(parts[0].ctx, all) == nil {
+			return results
+		}
+	}
+	for i, p := range parts {
+		results[i].Err = c.cfg.Handle(p.ctx, p.batch)
+	}
+	return results
 }
 
 func fromSarama(m *sarama.ConsumerMessage) Message {

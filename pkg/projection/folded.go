@@ -31,24 +31,26 @@ type Folded[S, C any] struct {
 	waiting atomic.Int64 // calls of Wait
 }
 
-// Versions is Model's.
-func (f *Folded[S, C]) Versions(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]int64, error) {
+// Open is Model's.
+func (f *Folded[S, C]) Open(ctx context.Context, tx pgx.Tx, streams []es.Stream) (Rows, error) {
 	roots, err := f.read(ctx, tx, f.Table, streams)
-	versions := make(map[es.Stream]int64, len(roots))
-	for s, r := range roots {
-		versions[s] = r.Version
-	}
-	return versions, err
+	return foldedRows[S, C]{f, tx, roots}, err
 }
 
-// Apply is Model's: each row is read, folded and written once, however many events it gets.
-func (f *Folded[S, C]) Apply(ctx context.Context, tx pgx.Tx, events []es.Event) error {
+// foldedRows are some rows as Open found them.
+type foldedRows[S, C any] struct {
+	model *Folded[S, C]
+	tx    pgx.Tx
+	roots map[es.Stream]es.Root[S]
+}
+
+// Version is Rows's.
+func (r foldedRows[S, C]) Version(s es.Stream) int64 { return r.roots[s].Version }
+
+// Apply is Rows's: each row is folded and written once, however many events it gets.
+func (r foldedRows[S, C]) Apply(ctx context.Context, events []es.Event) error {
 	streams, byStream := group(events)
-	roots, err := f.read(ctx, tx, f.Table, streams)
-	if err != nil {
-		return err
-	}
-	return f.fold(ctx, tx, f.Table, roots, streams, byStream)
+	return r.model.fold(ctx, r.tx, r.model.Table, r.roots, streams, byStream)
 }
 
 // fold writes the rows of these streams to a table: roots, where they are known, and the events after them.

@@ -18,11 +18,16 @@ import (
 
 // Model is a read model's tables. Its own rows carry the version of the stream they show.
 type Model interface {
-	// Versions returns the version that each stream's row shows, locking the rows; streams without a row are left out, and a
-	// row that cannot be read has version Unreadable.
-	Versions(ctx context.Context, tx pgx.Tx, streams []es.Stream) (map[es.Stream]int64, error)
+	// Open reads these streams' rows and locks them.
+	Open(ctx context.Context, tx pgx.Tx, streams []es.Stream) (Rows, error)
+}
+
+// Rows are some rows of a read model, as they are in a transaction.
+type Rows interface {
+	// Version is the version that a stream's row shows: 0 where there is none, Unreadable where it cannot be read.
+	Version(s es.Stream) int64
 	// Apply writes events: per stream they follow the row's version without a gap.
-	Apply(ctx context.Context, tx pgx.Tx, events []es.Event) error
+	Apply(ctx context.Context, events []es.Event) error
 }
 
 // Unreadable is the version of a row whose state this code cannot read: the stream is folded anew from the owner's store.
@@ -85,16 +90,17 @@ func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kaf
 	}
 	var fresh []es.Event
 	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-		have, err := p.model.Versions(ctx, tx, b.streams)
+		rows, err := p.model.Open(ctx, tx, b.streams)
 		if err != nil {
-			return fmt.Errorf("read versions: %w", err)
+			return fmt.Errorf("read rows: %w", err)
 		}
 		gaps = map[es.Stream]kafka.GapError{}
 		for _, s := range b.streams {
-			if have[s] == Unreadable && b.loaded[s] {
-				have[s] = 0 // the whole stream is here
+			have := rows.Version(s)
+			if have == Unreadable && b.loaded[s] {
+				have = 0 // the whole stream is here
 			}
-			next, gap := follow(s, have[s], b.events[s])
+			next, gap := follow(s, have, b.events[s])
 			if gap != nil {
 				gaps[s] = *gap
 			}
@@ -104,7 +110,7 @@ func (p *Projection) apply(ctx context.Context, b batch) (gaps map[es.Stream]kaf
 			return nil
 		}
 		failpoint.Hit("projection.before_commit")
-		return p.model.Apply(ctx, tx, fresh)
+		return rows.Apply(ctx, fresh)
 	})
 	if err == nil && len(fresh) > 0 && len(gaps) == 0 {
 		failpoint.Hit("projection.after_commit")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -87,8 +88,8 @@ func (a *App) Retry(ctx context.Context, what string, f func(context.Context) er
 	return nil
 }
 
-// Postgres opens a pool and waits until the database answers.
-func (a *App) Postgres(dsn string) (*pgxpool.Pool, error) {
+// Postgres opens a pool and waits until the database answers. The DSN's own settings win over these, which may be nil.
+func (a *App) Postgres(dsn string, settings map[string]string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -99,10 +100,12 @@ func (a *App) Postgres(dsn string) (*pgxpool.Pool, error) {
 	cfg.MaxConns = max(cfg.MaxConns, 8)
 	// A process that vanishes in the middle of a transaction, with its machine or its network, must not hold its locks for
 	// longer than this. Short statements gain nothing from being compiled.
-	for name, value := range map[string]string{
+	all := map[string]string{
 		"jit":                                 "off",
 		"idle_in_transaction_session_timeout": "15s", "tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
-	} {
+	}
+	maps.Copy(all, settings)
+	for name, value := range all {
 		if _, given := cfg.ConnConfig.RuntimeParams[name]; !given {
 			cfg.ConnConfig.RuntimeParams[name] = value
 		}

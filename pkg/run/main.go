@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -38,9 +39,16 @@ func (c Common) Logger(service string) *slog.Logger {
 	return slog.New(h).With("service", service)
 }
 
+// gcPercent trades memory, of which the services need little, for time: at Go's own 100 the collector takes an eighth of it. The
+// variable GOGC of the environment wins.
+const gcPercent = 400
+
 // Main is a command's main function: it reads the settings into cfg from flags and environment, runs until SIGINT,
 // SIGTERM or SIGHUP, and exits with 1 on an error.
 func Main[C any](name, description string, cfg *C, body func(ctx context.Context, cfg C) error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	kong.Parse(cfg, kong.Name(name), kong.Description(description), kong.UsageOnError())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -154,6 +154,11 @@ func (j *journey) wait() (asleep bool, err error) {
 		s.UpdatedAt = round(time.Now())
 		return true, j.keep(s, true)
 	}
+	if !j.behind.IsZero() {
+		if err := j.begin(context.WithoutCancel(j.engine.ctx), j.state); err != nil {
+			return false, err
+		}
+	}
 	begins, expires := time.NewTimer(left), j.timer()
 	defer begins.Stop()
 	defer expires.Stop()
@@ -202,7 +207,15 @@ func (j *journey) carryOut(next []Decision) (err error) {
 	defer due.Stop()
 	expired := false
 	for left := len(next); left > 0; {
+		var late <-chan time.Time
+		if !j.behind.IsZero() && j.flight == nil && err == nil {
+			late = time.After(time.Until(j.behind.Add(progressWithin)))
+		}
 		select {
+		case <-late:
+			if err = j.begin(context.WithoutCancel(j.engine.ctx), j.state); err != nil {
+				leave()
+			}
 		case t := <-told:
 			if t.last {
 				left--
@@ -217,7 +230,7 @@ func (j *journey) carryOut(next []Decision) (err error) {
 			expired = true
 			leave()
 		case landed := <-j.flight:
-			if err = errors.Join(err, j.landed(landed)); err == nil && j.behind {
+			if err = errors.Join(err, j.landed(landed)); err == nil && !j.behind.IsZero() {
 				err = j.begin(context.WithoutCancel(j.engine.ctx), j.state)
 			}
 			if err != nil {
@@ -268,15 +281,13 @@ func (j *journey) hear(t report) error {
 	return nil
 }
 
-// keep makes a state the saga's: stored before it returns where it is to be sure, else soon after.
+// keep makes a state the saga's: stored before it returns where it is to be sure, else within progressWithin.
 func (j *journey) keep(s State, sure bool) error {
 	stored := context.WithoutCancel(j.engine.ctx) // a write that was begun is waited for, also by Stop: its answer is worth having
 	was := j.state.Status
 	j.state = s
 	if !sure {
-		if err := j.begin(stored, s); err != nil {
-			return err
-		}
+		j.later()
 		j.show(s)
 		return nil
 	}

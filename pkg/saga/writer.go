@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"time"
 
 	"example.com/billing/pkg/batch"
 )
@@ -15,7 +16,18 @@ type writer struct {
 	epoch    int64
 	revision int64      // of the stored row, without the write in flight
 	flight   chan error // a write begun and not yet waited for; nil = none
-	behind   bool       // a newer state was not begun because of it
+	behind   time.Time  // since when there is a newer state than any that was begun; zero = there is none
+}
+
+// progressWithin is how soon the end of a step is stored while the next one is under way. Mostly the saga has ended by then, and one
+// write does.
+const progressWithin = 100 * time.Millisecond
+
+// later notes a newer state, to be begun soon unless another write comes first.
+func (w *writer) later() {
+	if w.behind.IsZero() {
+		w.behind = time.Now()
+	}
 }
 
 // begin writes a state without waiting. While the write before it is still under way it does nothing: a newer state follows.
@@ -27,11 +39,10 @@ func (w *writer) begin(ctx context.Context, s State) error {
 				return err
 			}
 		default:
-			w.behind = true
 			return nil
 		}
 	}
-	w.behind = false
+	w.behind = time.Time{}
 	if w.lease.held() != w.epoch {
 		return nil // not sure to be ours: the next write that is waited for finds out
 	}
@@ -59,7 +70,7 @@ func (w *writer) write(ctx context.Context, s State) error {
 	if err := w.lease.check(w.alive, w.epoch); err != nil {
 		return err
 	}
-	w.behind = false
+	w.behind = time.Time{}
 	s.Revision, s.Epoch = w.revision, w.epoch
 	_, err := w.queue.Do(ctx, s)
 	if err == nil {

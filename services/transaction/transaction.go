@@ -108,11 +108,6 @@ func (t Transaction) ReservedOn() string {
 // Format prints an amount at the transaction's scale.
 func (t Transaction) Format(d decimal.Decimal) string { return d.StringFixed(t.Scale) }
 
-// final: hardly anything more will come.
-func (t Transaction) final() bool {
-	return t.Ended() && t.HoldStatus != HoldActive && t.HoldStatus != HoldReleasing
-}
-
 // Decider is the transaction aggregate.
 func Decider() *es.Decider[Transaction, Command] {
 	return &es.Decider[Transaction, Command]{
@@ -122,7 +117,6 @@ func Decider() *es.Decider[Transaction, Command] {
 		DecidePair: func(own, other Transaction, c Command) (o, p []es.Fact, err error) { return c.decidePair(own, other) },
 		Evolve:     evolve,
 		Decode:     decode,
-		Final:      Transaction.final,
 		Snapshots: &es.Snapshots[Transaction]{
 			Take: func(t Transaction) ([]byte, error) {
 				return json.Marshal(snapshot{Schema: snapshotSchema, Transaction: t})

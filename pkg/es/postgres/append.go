@@ -39,9 +39,6 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 			case s.committed <- struct{}{}:
 			default:
 			}
-			if s.notify != nil {
-				s.notify(g.written)
-			}
 		}
 	case errors.As(err, &unavailable) || len(g.items) <= 1 || with != nil:
 		g.fail(err)

@@ -37,21 +37,18 @@ type Options struct {
 	// Inline adds statements to the transaction that commits these events, in position order: a table that must never lag
 	// behind the events. It must not touch the store's own tables.
 	Inline func(b *pgx.Batch, events []es.Event) error
-	// Notify is told of the events of each commit of this process, after it, in position order. It must not block.
-	Notify func(events []es.Event)
 }
 
 // Store is an es.Store on one database. Safe for concurrent use, and beside other processes on the same database.
 type Store struct {
 	pool      *pgxpool.Pool
 	inline    func(*pgx.Batch, []es.Event) error
-	notify    func([]es.Event)
 	committed chan struct{}
 }
 
 // New returns a store on a database that Migrations were applied to.
 func New(pool *pgxpool.Pool, o Options) *Store {
-	return &Store{pool: pool, inline: o.Inline, notify: o.Notify, committed: make(chan struct{}, 1)}
+	return &Store{pool: pool, inline: o.Inline, committed: make(chan struct{}, 1)}
 }
 
 // Scope is the whole store.

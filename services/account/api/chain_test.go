@@ -22,11 +22,11 @@ import (
 func TestStatementsChain(t *testing.T) {
 	h := newPostgresHarness(t)
 	watches := edge.NewWatches(t.Context())
-	store := espg.New(h.Pool, espg.Options{Notify: watches.Hub.Notify, Inline: func(b *pgx.Batch, events []es.Event) error {
+	store := espg.New(h.Pool, espg.Options{Inline: func(b *pgx.Batch, events []es.Event) error {
 		b.Queue(`SELECT pg_sleep(random() * 0.03)`)
 		return books.Inline(b, events)
 	}})
-	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{Notify: watches.Hub.Notify})
 	if err != nil {
 		t.Fatal(err)
 	}

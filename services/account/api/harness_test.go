@@ -84,8 +84,8 @@ func newPostgresHarness(t *testing.T) *harness {
 func newPostgresInstance(t *testing.T, pool *pgxpool.Pool, stop context.Context) *harness {
 	t.Helper()
 	watches := edge.NewWatches(stop)
-	store := espg.New(pool, espg.Options{Inline: books.Inline, Notify: watches.Hub.Notify})
-	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	store := espg.New(pool, espg.Options{Inline: books.Inline})
+	x, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{Notify: watches.Hub.Notify})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	watches := edge.NewWatches(app.Context())
-	store := espg.New(pool, espg.Options{Inline: inline, Notify: watches.Hub.Notify})
+	store := espg.New(pool, espg.Options{Inline: inline})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{})
+	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{Notify: watches.Hub.Notify})
 	if err != nil {
 		return err
 	}

@@ -81,36 +81,18 @@ func newAccounts() *accounts {
 	}}
 }
 
-// telling is one instance's way to a store in memory that others may share: it tells of its own commits only.
-type telling struct {
-	es.Store
-	notify func([]es.Event)
-}
-
-func (s telling) AppendBatch(ctx context.Context, items [][]es.Append) []error {
-	errs := s.Store.AppendBatch(ctx, items)
-	for i, item := range items {
-		for _, a := range item {
-			if errs[i] == nil {
-				s.notify(a.Events)
-			}
-		}
-	}
-	return errs
-}
-
 // newServer is one instance of the service on a store in memory that others may share.
 func newServer(t *testing.T, store es.Store, a Accounts) *Server {
 	t.Helper()
 	watches := edge.NewWatches(t.Context())
-	return newServerOn(t, telling{store, watches.Hub.Notify}, watches, a)
+	return newServerOn(t, store, watches, a)
 }
 
 // newPostgresInstance is one instance of the service on a database that others may share; it stops with stop.
 func newPostgresInstance(t *testing.T, pool *pgxpool.Pool, stop context.Context) *harness {
 	t.Helper()
 	a, watches := newAccounts(), edge.NewWatches(stop)
-	store := espg.New(pool, espg.Options{Inline: readmodel.Inline, Notify: watches.Hub.Notify})
+	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
 	return &harness{Server: newServerOn(t, store, watches, a), t: t, store: store, accounts: a}
 }
 
@@ -127,7 +109,7 @@ func newPool(t *testing.T) *pgxpool.Pool {
 
 func newServerOn(t *testing.T, store es.Store, watches *edge.Watches, a Accounts) *Server {
 	t.Helper()
-	x, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{})
+	x, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{Notify: watches.Hub.Notify})
 	if err != nil {
 		t.Fatal(err)
 	}

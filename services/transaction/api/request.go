@@ -65,6 +65,14 @@ func (s *Server) await(ctx context.Context, id string, t transaction.Transaction
 	if forEnd <= 0 || t.Ended() {
 		return t, nil
 	}
+	glance := func() bool {
+		known, ok := s.Executor.Recall(id)
+		ended := ok && known.State.Ended() // and it has for every process
+		if ended {
+			t = known.State
+		}
+		return ended
+	}
 	look := func(ctx context.Context) (bool, error) {
 		out, err := s.Executor.Get(ctx, id)
 		t = out.State
@@ -72,7 +80,7 @@ func (s *Server) await(ctx context.Context, id string, t transaction.Transaction
 	}
 	news, leave := s.Watches.Hub.Listen(stream(id))
 	defer leave()
-	err := wait(ctx, news, forEnd, look)
+	err := wait(ctx, news, forEnd, glance, look)
 	return t, err
 }
 

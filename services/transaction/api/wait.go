@@ -8,23 +8,30 @@ import (
 // pollEvery is how often a waiting caller looks itself, for a transaction that another instance ends.
 const pollEvery = 250 * time.Millisecond
 
-// wait looks at a transaction until it has ended or the time is over: at once, at news of its stream, and from time to time.
-func wait(ctx context.Context, news <-chan struct{}, d time.Duration, look func(context.Context) (bool, error)) error {
+// wait returns once a transaction has ended or the time is over. It glances, at what this process knows, at once and at news of the
+// stream, and looks, into the store, from time to time and where a glance at news has not seen the end.
+func wait(ctx context.Context, news <-chan struct{}, d time.Duration, glance func() bool, look func(context.Context) (bool, error)) error {
 	late := time.NewTimer(d)
 	defer late.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	if glance() {
+		return nil
+	}
 	for over := false; ; {
-		if ended, err := look(ctx); err != nil || ended || over {
-			return err
-		}
 		select {
 		case <-news:
+			if glance() {
+				return nil
+			}
 		case <-poll.C:
 		case <-late.C:
 			over = true
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if ended, err := look(ctx); err != nil || ended || over {
+			return err
 		}
 	}
 }

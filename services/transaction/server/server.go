@@ -31,6 +31,9 @@ type Config struct {
 	run.Common
 }
 
+// cacheBytes is for transactions under way and those that have just ended: hardly any command comes for one later.
+const cacheBytes = 32 << 20
+
 // Run runs the service until ctx ends.
 func Run(ctx context.Context, cfg Config) (err error) {
 	app := run.NewApp(ctx, cfg.Logger("transaction"))
@@ -48,7 +51,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	watches := edge.NewWatches(app.Context())
-	store := espg.New(pool, espg.Options{Inline: readmodel.Inline, Notify: watches.Hub.Notify})
+	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err
@@ -63,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	accounts := clients.NewAccounts(accountConn)
 	app.OnStop("questions to the account service", accounts.Close)
-	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{})
+	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{CacheBytes: cacheBytes, Notify: watches.Hub.Notify})
 	if err != nil {
 		return err
 	}
