@@ -128,13 +128,12 @@ func TestNothingIsShedBelowTheCapacity(t *testing.T) {
 func TestAnOutageAdmitsAll(t *testing.T) {
 	const capacity = 500.0
 	s := simulate(capacity)
-	s.offered[ann] = 0.8 * capacity
+	s.offered[ann] = 3 * capacity
 	s.run(10 * time.Second)
 	s.capacity = 0
 	s.run(windowTicks * tick) // the last that is known
-	s.offered[ann] = 3 * capacity
 	s.run(10 * time.Second)
-	if s.shed[ann] > 0 || s.queue == nil {
+	if s.shed[ann] > 0 {
 		t.Errorf("%d shed while nothing is settled", s.shed[ann])
 	}
 	backlog := len(s.queue)
@@ -230,6 +229,30 @@ func TestABatchIsPaidFor(t *testing.T) {
 	}
 	if got := c.Stats().Shed; got != uint64(1000*(600-batches)+200*200-singles) {
 		t.Errorf("%d noted as shed", got)
+	}
+}
+
+// Who asks again only when told to has to pay as well, while it asks for nothing.
+func TestABatchIsPaidForInSilence(t *testing.T) {
+	c, next := limited(t, 100)
+	admitted, quiet := 0, time.Duration(0)
+	for now := time.Duration(0); now < 40*time.Second; now += tick {
+		if now >= quiet {
+			if err := c.Admit(ann, 1000); err == nil {
+				admitted += 1000
+			} else {
+				quiet = now + rpc.ErrorOf(err).RetryAfter
+			}
+		}
+		for range 200 {
+			if c.Admit(bob, 1) == nil {
+				admitted++
+			}
+		}
+		next()
+	}
+	if admitted < 36_000 || admitted > 44_000 {
+		t.Errorf("%d admitted, the limit is 40,000 and the last one on credit", admitted)
 	}
 }
 
