@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
@@ -61,6 +62,15 @@ func TestBatchProblems(t *testing.T) {
 	b.err = nil // and no results: not one for each item
 	if p := problemIn(t, ask(t, "POST", url+batch, `{"transactions":[{}]}`)); p.Status != 500 || p.Reason != rpc.ReasonInternal {
 		t.Errorf("got %+v", p)
+	}
+}
+
+// A batch that is shed is refused as a whole: there is no result of any item, not even of one that does not fit.
+func TestBatchIsShedAsAWhole(t *testing.T) {
+	b := &backend{err: rpc.Fail("OVERLOADED", "Later.").After(2100 * time.Millisecond)}
+	a := ask(t, "POST", start(t, b)+batch, `{"transactions":[{},"text"]}`)
+	if p := problemIn(t, a); p.Status != 429 || p.Reason != "OVERLOADED" || a.header.Get("Retry-After") != "3" || strings.Contains(a.body, "results") {
+		t.Errorf("got %+v", a)
 	}
 }
 

@@ -231,6 +231,20 @@ func TestOpenAPIParameters(t *testing.T) {
 	}
 }
 
+// Every operation that can be shed says so, with the header that tells when to ask again.
+func TestOpenAPITellsOfOverload(t *testing.T) {
+	document := served(t)
+	for _, path := range []string{
+		topup, transactions + "/withdraw", transactions + "/transfer", transactions + "/payment", transactions + "/refund", batch,
+		"/api/v1/holds", "/api/v1/holds/{holdId}/capture", "/api/v1/holds/{holdId}/void",
+	} {
+		shed := document.Paths.Value(path).Post.Responses.Value("429")
+		if shed == nil || shed.Value.Headers["Retry-After"] == nil || shed.Value.Content["application/problem+json"].Examples["OVERLOADED"] == nil {
+			t.Errorf("%s: not documented", path)
+		}
+	}
+}
+
 func TestDocumentIsStable(t *testing.T) {
 	first, second := documentJSON(t), documentJSON(t)
 	if first != second {

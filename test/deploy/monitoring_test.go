@@ -153,6 +153,22 @@ func TestAlertsRing(t *testing.T) {
 	}
 }
 
+// Shedding rings once it has lasted for five minutes: a burst is what it is there for.
+func TestShedding(t *testing.T) {
+	var rules prometheusRules
+	if err := strictYAML(readFile(t, "deploy", "prometheus", "alerts.yml"), &rules); err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			if rule.Alert == "BillingRequestsShed" && rule.For == "5m" && rule.Expr == "sum by (job) (rate(transaction_shed_total[1m])) > 0" {
+				return
+			}
+		}
+	}
+	t.Error("no alert on shedding for five minutes")
+}
+
 // emitted are the metrics of the services, and the labels of ours; nil: a metric of the Go client library or of
 // Prometheus itself.
 var emitted = map[string][]string{
@@ -163,6 +179,9 @@ var emitted = map[string][]string{
 	"outbox_oldest_pending_seconds":      {},
 	"outbox_parked_events":               {},
 	"inbox_parked_messages":              {},
+	"transaction_shed_total":             {},
+	"transaction_admission_limit":        {},
+	"transaction_latency_least_seconds":  {},
 	"saga_ended_total":                   {"type", "status"},
 	"saga_active":                        {},
 	"process_cpu_seconds_total":          nil,

@@ -43,7 +43,8 @@ type Settings struct {
 	KafkaBrokers    []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" help:"Kafka brokers to use instead of the embedded one."`
 	DataDir         string   `name:"data-dir" env:"BILLING_DATA_DIR" help:"Where the embedded parts keep their data."`
 	edge.CurrencySettings
-	LogLevel slog.Level `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
+	LatencyTarget time.Duration `name:"latency-target" env:"BILLING_LATENCY_TARGET" default:"1s" help:"How long a transaction may take before requests are shed; 0 = never."`
+	LogLevel      slog.Level    `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
 }
 
 // System is a running system.
@@ -139,7 +140,7 @@ func (sys *System) startServices() {
 	})
 	sys.services.Go(func() error {
 		return transaction.Run(ctx, transaction.Config{
-			CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Transaction, PostgresDSN: sys.postgres.DSN(TransactionDatabase), AccountTarget: sys.Account, SagaTarget: sys.Saga, KafkaSettings: kafka, Common: common,
+			CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Transaction, LatencyTarget: sys.settings.LatencyTarget, PostgresDSN: sys.postgres.DSN(TransactionDatabase), AccountTarget: sys.Account, SagaTarget: sys.Saga, KafkaSettings: kafka, Common: common,
 		})
 	})
 	sys.services.Go(func() error {

@@ -19,11 +19,15 @@ import (
 // batchFlights is how many of a batch's items are asked for at the same time: as many as the executor takes in one group.
 const batchFlights = 256
 
-// Batch asks for many transactions. Each item stands alone, as if it had been sent in a request of its own.
+// Batch asks for many transactions. Each item stands alone, as if it had been sent in a request of its own; but the call is admitted
+// as a whole, or shed as a whole.
 func (s *Server) Batch(ctx context.Context, req *transactionv1.BatchRequest) (*transactionv1.BatchResponse, error) {
 	items := req.GetTransactions()
 	if n := len(items); n == 0 || n > edge.BatchMax {
 		return nil, rpc.Invalid(rpc.Violation{Field: "transactions", Rule: fmt.Sprintf("items:1..%d", edge.BatchMax), Value: strconv.Itoa(n)})
+	}
+	if err := s.admit(ctx, len(items)); err != nil {
+		return nil, err
 	}
 	// The key of the request's metadata is nobody's here.
 	caller := rpc.CallerFrom(ctx)

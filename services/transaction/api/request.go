@@ -18,6 +18,7 @@ import (
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
 	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/admission"
 )
 
 // read checks a request's shape and returns what it asks for; what is wrong is noted in v.
@@ -34,6 +35,9 @@ func (s *Server) order(ctx context.Context, wait *durationpb.Duration, read read
 
 // carryOut is order with the domain's transaction as its answer.
 func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read read) (string, transaction.Transaction, error) {
+	if err := s.admit(ctx, 1); err != nil {
+		return "", transaction.Transaction{}, err
+	}
 	var v rpc.Fields
 	r, err := read(ctx, &v)
 	if err != nil {
@@ -53,6 +57,13 @@ func (s *Server) carryOut(ctx context.Context, wait *durationpb.Duration, read r
 	t, err := s.await(ctx, r.ID, out.State, forEnd)
 	failpoint.Hit("transaction.before_answer")
 	return r.ID, t, err
+}
+
+// admit refuses a call for n transactions while more is asked for than can be carried out. It comes before everything that costs
+// something: what is shed is neither read nor looked up, repeats included.
+func (s *Server) admit(ctx context.Context, n int) error {
+	caller := rpc.CallerFrom(ctx)
+	return s.Admission.Admit(admission.Caller{Tenant: caller.TenantID, Actor: caller.Actor}, n)
 }
 
 // accept has a request decided.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
@@ -49,6 +50,9 @@ func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (
 			continue
 		}
 		t := out.Value.State
+		if len(out.Value.Events) > 0 && !out.Value.Replayed {
+			s.Admission.Settled(time.Since(t.CreatedAt))
+		}
 		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two billion events
 	}
 	return &transactionv1.SettleResponse{Results: results}, nil

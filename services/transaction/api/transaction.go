@@ -15,6 +15,7 @@ import (
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
 	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/admission"
 	"example.com/billing/services/transaction/readmodel"
 )
 
@@ -35,6 +36,7 @@ type Parts struct {
 	List       *readmodel.Transactions
 	Currencies money.Catalogue
 	Secret     []byte
+	Admission  *admission.Controller // nil = everything is admitted
 }
 
 // Server is the service's gRPC API: TransactionService, HoldService and SettlementService. Safe for concurrent use.

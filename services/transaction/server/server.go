@@ -3,7 +3,10 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"example.com/billing/pkg/cqrs"
@@ -14,6 +17,7 @@ import (
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	"example.com/billing/services/edge"
 	"example.com/billing/services/transaction"
+	"example.com/billing/services/transaction/admission"
 	"example.com/billing/services/transaction/api"
 	"example.com/billing/services/transaction/clients"
 	"example.com/billing/services/transaction/readmodel"
@@ -22,10 +26,11 @@ import (
 
 // Config is the service's settings.
 type Config struct {
-	Addr          string `name:"addr" env:"BILLING_TRANSACTION_ADDR" default:"127.0.0.1:9102" help:"Where to serve gRPC."`
-	PostgresDSN   string `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
-	AccountTarget string `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
-	SagaTarget    string `name:"saga-target" env:"BILLING_SAGA_TARGET" default:"127.0.0.1:9103" help:"The saga orchestrator, as a gRPC target."`
+	Addr          string        `name:"addr" env:"BILLING_TRANSACTION_ADDR" default:"127.0.0.1:9102" help:"Where to serve gRPC."`
+	PostgresDSN   string        `name:"postgres-dsn" env:"BILLING_POSTGRES_DSN" required:"" help:"The service's own database."`
+	AccountTarget string        `name:"account-target" env:"BILLING_ACCOUNT_TARGET" default:"127.0.0.1:9101" help:"The account service, as a gRPC target."`
+	SagaTarget    string        `name:"saga-target" env:"BILLING_SAGA_TARGET" default:"127.0.0.1:9103" help:"The saga orchestrator, as a gRPC target."`
+	LatencyTarget time.Duration `name:"latency-target" env:"BILLING_LATENCY_TARGET" default:"1s" help:"How long a transaction may take, from its request to its end, before requests are shed: some from half of it on, half from twice of it on. 0 = never."`
 	edge.CurrencySettings
 	edge.KafkaSettings
 	run.Common
@@ -90,12 +95,37 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	control := admission.New(cfg.LatencyTarget)
+	if err := measure(app.Metrics, control); err != nil {
+		return err
+	}
+	app.Go("admission", control.Run)
 	server := api.New(api.Parts{
-		Executor: executor, Store: store, Watches: watches, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret,
+		Executor: executor, Store: store, Watches: watches, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret, Admission: control,
 	})
 	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,
 		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
 	})
+}
+
+// measure publishes what is admitted as metrics.
+func measure(metrics prometheus.Registerer, control *admission.Controller) error {
+	for _, c := range []prometheus.Collector{
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "transaction_shed_total", Help: "Transactions that were asked for and shed, for overload.",
+		}, func() float64 { return float64(control.Stats().Shed) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "transaction_admission_limit", Help: "Transactions admitted a second by this process; +Inf = no limit.",
+		}, func() float64 { return control.Stats().Limit }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "transaction_latency_least_seconds", Help: "Least time of late from a transaction's request to its end: what all of them wait; 0 = not known.",
+		}, func() float64 { return control.Stats().Latency.Seconds() }),
+	} {
+		if err := metrics.Register(c); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return nil
 }

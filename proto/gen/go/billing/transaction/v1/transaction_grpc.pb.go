@@ -49,7 +49,8 @@ type TransactionServiceClient interface {
 	Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error)
 	// Refund moves a completed payment's money back, in part or whole. All refunds of a payment together never exceed it.
 	Refund(ctx context.Context, in *RefundRequest, opts ...grpc.CallOption) (*RefundResponse, error)
-	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result.
+	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result. While more is
+	// asked for than can be carried out the whole call may be OVERLOADED: then nothing of it was accepted.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
 	// GetTransaction reads one transaction from its own stream: never stale.
 	GetTransaction(ctx context.Context, in *GetTransactionRequest, opts ...grpc.CallOption) (*GetTransactionResponse, error)
@@ -186,7 +187,8 @@ type TransactionServiceServer interface {
 	Pay(context.Context, *PayRequest) (*PayResponse, error)
 	// Refund moves a completed payment's money back, in part or whole. All refunds of a payment together never exceed it.
 	Refund(context.Context, *RefundRequest) (*RefundResponse, error)
-	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result.
+	// Batch asks for up to 1,000 transactions in one call. Each stands alone: it has its own key, and its own result. While more is
+	// asked for than can be carried out the whole call may be OVERLOADED: then nothing of it was accepted.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
 	// GetTransaction reads one transaction from its own stream: never stale.
 	GetTransaction(context.Context, *GetTransactionRequest) (*GetTransactionResponse, error)
