@@ -1,6 +1,6 @@
 // Package batch is the one queue that stands before every durable edge: callers hand in an item and wait for its result;
 // while a flush is in flight the next batch collects. At low load a batch is one item and waits for nothing, at high load it is
-// hundreds. What a batch costs by itself is shared by its items, so once batches are large the next one collects a little longer.
+// hundreds. What a batch costs by itself is shared by its items: where items come often, a batch collects for a moment.
 package batch
 
 import (
@@ -38,13 +38,10 @@ type Options struct {
 	BatchMax   int // items in one flush; 256
 	WaitingMax int // items waiting for a flush; 16 × BatchMax
 	FlightMax  int // flushes at the same time; 1
+	// Linger is how long a batch collects where items come so often that this makes it larger; where they come seldom nobody waits.
+	// 0 = never.
+	Linger time.Duration
 }
-
-// A batch that follows one of at least largeBatch items without a pause, and is smaller than that one, waits this long for more.
-const (
-	largeBatch = 16
-	linger     = 4 * time.Millisecond
-)
 
 // Queue collects items and flushes them in batches, in the order they came. Safe for concurrent use.
 type Queue[T, R any] struct {
@@ -55,8 +52,12 @@ type Queue[T, R any] struct {
 
 	mu      sync.Mutex
 	waiting []*waiter[T, R]
-	flight  int // flushes under way
+	flight  int           // goroutines that flush
+	idle    int           // goroutines that wait for work
+	wake    chan struct{} // has one of those work
 	closed  bool
+	came    time.Time     // when the newest item came
+	between time.Duration // time between two items, averaged over the last ones
 	done    sync.WaitGroup
 }
 
@@ -78,7 +79,7 @@ func New[T, R any](opts Options, flush func(context.Context, []T) []Result[R]) *
 		opts.FlightMax = 1
 	}
 	ctx, stop := context.WithCancel(context.Background()) //nolint:gosec // Close calls it
-	return &Queue[T, R]{flush: flush, opts: opts, ctx: ctx, stop: stop}
+	return &Queue[T, R]{flush: flush, opts: opts, ctx: ctx, stop: stop, between: seldom, wake: make(chan struct{}, opts.FlightMax)}
 }
 
 // Do hands in one item and waits for its result. When ctx ends first, Do returns its error and the item's outcome is
@@ -146,30 +147,75 @@ func (q *Queue[T, R]) enqueue(ws []*waiter[T, R]) error {
 		return ErrFull
 	}
 	q.waiting = append(q.waiting, ws...)
+	q.note(len(ws))
 	if q.flight < q.opts.FlightMax {
 		q.flight++
 		q.done.Add(1)
-		go q.run()
+		if q.idle > 0 {
+			q.idle--
+			q.wake <- struct{}{}
+		} else {
+			go q.work()
+		}
 	}
 	return nil
+}
+
+// seldom is the longest time between items that counts.
+const seldom = 100 * time.Millisecond
+
+// note averages the time between items.
+func (q *Queue[T, R]) note(items int) {
+	now := time.Now()
+	since := min(now.Sub(q.came), seldom)
+	q.came = now
+	q.between += (since/time.Duration(max(items, 1)) - q.between) / 8
+}
+
+// restMax is how long a goroutine without work stays: a new one would have to grow its stack again.
+const restMax = time.Second
+
+// work flushes whenever there is something, until there was nothing for a while or the queue is closed.
+func (q *Queue[T, R]) work() {
+	rest := time.NewTimer(restMax)
+	defer rest.Stop()
+	for {
+		q.run()
+		rest.Reset(restMax)
+		select {
+		case <-q.wake:
+			continue
+		case <-rest.C:
+		case <-q.ctx.Done():
+		}
+		q.mu.Lock()
+		select {
+		case <-q.wake: // just now
+			q.mu.Unlock()
+			continue
+		default:
+		}
+		q.idle--
+		q.mu.Unlock()
+		return
+	}
 }
 
 // run flushes until nothing waits.
 func (q *Queue[T, R]) run() {
 	defer q.done.Done()
-	last := 0 // items in the flush before
 	for {
 		q.mu.Lock()
 		n := min(len(q.waiting), q.opts.BatchMax)
-		if n > 0 && last >= largeBatch && n < q.opts.BatchMax && !q.closed {
+		if n > 0 && n < q.opts.BatchMax && q.between < q.opts.Linger && !q.closed {
 			q.mu.Unlock()
-			time.Sleep(linger)
+			time.Sleep(q.opts.Linger)
 			q.mu.Lock()
 			n = min(len(q.waiting), q.opts.BatchMax)
 		}
-		last = n
 		if n == 0 {
 			q.flight--
+			q.idle++
 			q.mu.Unlock()
 			return
 		}

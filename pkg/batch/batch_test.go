@@ -47,7 +47,7 @@ func in(t *testing.T, f func(*testing.T)) { t.Helper(); synctest.Test(t, f) }
 func TestWhatWaitsDuringAFlushIsTheNextBatchInOrder(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{BatchMax: 5}, g.flush)
+		q := open(t, batch.Options{BatchMax: 5}, g.flush)
 		var wg sync.WaitGroup
 		for n := range 13 {
 			wg.Go(func() {
@@ -77,7 +77,7 @@ func TestAnItemAloneWaitsForNothing(t *testing.T) {
 	in(t, func(t *testing.T) { // time stands still here: a timer would never end
 		g := newGate()
 		g.pass(1)
-		if r, err := batch.New(batch.Options{}, g.flush).Do(t.Context(), 4); r != 40 || err != nil {
+		if r, err := open(t, batch.Options{}, g.flush).Do(t.Context(), 4); r != 40 || err != nil {
 			t.Error(r, err)
 		}
 	})
@@ -86,7 +86,7 @@ func TestAnItemAloneWaitsForNothing(t *testing.T) {
 func TestDoAllKeepsTheOrderAcrossBatches(t *testing.T) {
 	g := newGate()
 	g.pass(100)
-	q := batch.New(batch.Options{BatchMax: 3}, g.flush)
+	q := open(t, batch.Options{BatchMax: 3}, g.flush)
 	results := q.DoAll(t.Context(), []int{1, 2, 3, 4, 5, 6, 7, 8})
 	for i, r := range results {
 		if r.Value != 10*(i+1) || r.Err != nil {
@@ -101,7 +101,7 @@ func TestDoAllKeepsTheOrderAcrossBatches(t *testing.T) {
 func TestFlightMaxFlushesAtOnce(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{BatchMax: 1, FlightMax: 3}, g.flush)
+		q := open(t, batch.Options{BatchMax: 1, FlightMax: 3}, g.flush)
 		var wg sync.WaitGroup
 		for n := range 5 {
 			wg.Go(func() { _, _ = q.Do(t.Context(), n) })
@@ -118,7 +118,7 @@ func TestFlightMaxFlushesAtOnce(t *testing.T) {
 func TestAFullQueueSaysSoAtOnce(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{BatchMax: 2, WaitingMax: 3}, g.flush)
+		q := open(t, batch.Options{BatchMax: 2, WaitingMax: 3}, g.flush)
 		var wg sync.WaitGroup
 		do := func(items ...int) {
 			wg.Go(func() {
@@ -162,7 +162,7 @@ func TestAFlushThatBreaksAnswersEverybody(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			broken := true
-			q := batch.New(batch.Options{}, func(_ context.Context, items []int) []batch.Result[int] {
+			q := open(t, batch.Options{}, func(_ context.Context, items []int) []batch.Result[int] {
 				if broken {
 					return tc.flush(items)
 				}
@@ -184,7 +184,7 @@ func TestAFlushThatBreaksAnswersEverybody(t *testing.T) {
 func TestACallerWhoLeavesTakesNobodyAlong(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{}, g.flush)
+		q := open(t, batch.Options{}, g.flush)
 		first, leave := context.WithCancel(t.Context())
 		var left, stayed error
 		var wg sync.WaitGroup
@@ -211,7 +211,7 @@ func TestACallerWhoLeavesTakesNobodyAlong(t *testing.T) {
 func TestCloseWaitsForWhatItHas(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{BatchMax: 1}, g.flush)
+		q := open(t, batch.Options{BatchMax: 1}, g.flush)
 		var done atomic.Int32
 		var wg sync.WaitGroup
 		for n := range 3 {
@@ -250,7 +250,7 @@ func TestCloseWaitsForWhatItHas(t *testing.T) {
 func TestCloseThatGivesUpEndsTheFlush(t *testing.T) {
 	in(t, func(t *testing.T) {
 		g := newGate()
-		q := batch.New(batch.Options{}, g.flush)
+		q := open(t, batch.Options{}, g.flush)
 		var err error
 		var wg sync.WaitGroup
 		wg.Go(func() { _, err = q.Do(t.Context(), 1) })
@@ -265,4 +265,16 @@ func TestCloseThatGivesUpEndsTheFlush(t *testing.T) {
 			t.Errorf("the flush's context did not end: %v", err)
 		}
 	})
+}
+
+// open makes a queue that is closed at the end of its test.
+func open[T, R any](t *testing.T, opts batch.Options, flush func(context.Context, []T) []batch.Result[R]) *batch.Queue[T, R] {
+	t.Helper()
+	q := batch.New(opts, flush)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // what a test left under way it has given up
+		_ = q.Close(ctx)
+	})
+	return q
 }

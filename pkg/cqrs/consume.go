@@ -12,7 +12,7 @@ import (
 )
 
 // projectionLinger is how long an event waits for others on its way into a read model, which writes a row once for all of them.
-const projectionLinger = 25 * time.Millisecond
+const projectionLinger = 50 * time.Millisecond
 
 // Consumers makes one Kafka consumer for each subscription of the bus: group "<service>.<name>", topic of the
 // subscription's source. What cannot be handled is parked in the box; without one it stops its partition, visibly.

@@ -48,6 +48,9 @@ func NewExecutor[S, C any](d *Decider[S, C], store Store, opts ExecutorOptions) 
 	if opts.CacheBytes <= 0 {
 		opts.CacheBytes = 128 << 20
 	}
+	if opts.Batch.Linger == 0 {
+		opts.Batch.Linger = burst
+	}
 	if opts.AttemptMax <= 0 {
 		opts.AttemptMax = 32
 	}
@@ -83,6 +86,9 @@ func (x *Executor[S, C]) Execute(ctx context.Context, c Command[C]) (Outcome[S],
 func (x *Executor[S, C]) ExecuteAll(ctx context.Context, cs []Command[C]) []batch.Result[Outcome[S]] {
 	return x.queue.DoAll(ctx, cs)
 }
+
+// burst is how long commands that come together take to come.
+const burst = 500 * time.Microsecond
 
 // readFlightMax is how many reads of the store for Get are under way at the same time; those that wait share the next one.
 const readFlightMax = 2

@@ -65,7 +65,14 @@ type Inbox struct {
 	Config
 	mu            sync.Mutex
 	subscriptions map[string]Subscription
-	turn          requeuedLane // the lane that Run handed out last
+	turn          requeuedLane        // the lane that Run handed out last
+	clear         map[partition]int64 // where nothing is parked, as long as messages follow on from this offset
+}
+
+// partition is one that a subscription has messages of.
+type partition struct {
+	subscription, topic string
+	number              int32
 }
 
 // New makes an inbox; Run works on what people requeue.
@@ -80,7 +87,7 @@ func New(c Config) *Inbox {
 	setDefault(&c.RetryMax, 10*time.Second)
 	setDefault(&c.KeepParked, 30*24*time.Hour)
 	setDefault(&c.CleanEvery, time.Minute)
-	return &Inbox{Config: c, subscriptions: map[string]Subscription{}}
+	return &Inbox{Config: c, subscriptions: map[string]Subscription{}, clear: map[partition]int64{}}
 }
 
 func setDefault[T int | time.Duration](v *T, d T) {
@@ -115,13 +122,36 @@ func (i *Inbox) consume(ctx context.Context, s Subscription, batch []kafka.Messa
 			wanted = append(wanted, m)
 		}
 	}
-	if len(wanted) == 0 {
-		return nil
+	next, clear := i.clearUpTo(s, batch)
+	if !clear {
+		some, err := i.anyParked(ctx, s)
+		if err != nil {
+			return err
+		}
+		clear = !some
 	}
-	parked, err := i.parkedKeys(ctx, s, wanted)
-	if err != nil {
+	var parked map[string]bool
+	if !clear && len(wanted) > 0 {
+		var err error
+		if parked, err = i.parkedKeys(ctx, s, wanted); err != nil {
+			return err
+		}
+	}
+	stopped, err := i.flow(ctx, s, wanted, parked)
+	switch {
+	case err != nil:
 		return err
+	case len(stopped) > 0:
+		i.stop(s)
+		return i.park(ctx, s, stopped)
+	case clear:
+		i.goOn(next)
 	}
+	return nil
+}
+
+// flow hands messages over, but for those of parked lanes, and returns the lanes that cannot go on.
+func (i *Inbox) flow(ctx context.Context, s Subscription, wanted []kafka.Message, parked map[string]bool) ([]lane, error) {
 	var flowing, waiting []kafka.Message
 	for _, m := range wanted {
 		if parked[string(m.Key)] {
@@ -131,20 +161,15 @@ func (i *Inbox) consume(ctx context.Context, s Subscription, batch []kafka.Messa
 		}
 	}
 	stopped := lanesOf(waiting)
-	if len(flowing) > 0 {
-		err := handle(ctx, s, flowing)
-		if err != nil && Transient(err) {
-			return err
-		}
-		if err != nil {
-			failed, err := i.apart(ctx, s, lanesOf(flowing))
-			if err != nil {
-				return err
-			}
-			stopped = append(stopped, failed...)
-		}
+	if len(flowing) == 0 {
+		return stopped, nil
 	}
-	return i.park(ctx, s, stopped)
+	err := handle(ctx, s, flowing)
+	if err == nil || Transient(err) {
+		return stopped, err
+	}
+	failed, err := i.apart(ctx, s, lanesOf(flowing))
+	return append(stopped, failed...), err
 }
 
 // lanesOf groups messages by key, in order of their first appearance.

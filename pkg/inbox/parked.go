@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -28,6 +29,45 @@ func Lanes(pool *pgxpool.Pool) parking.Lanes {
 	return parking.Lanes{
 		Pool: pool, Table: "inbox_parked", Key: "subscription, topic, sha256(key), key", Subscription: "subscription", EventID: "event_id", Lock: lockParking,
 	}
+}
+
+// clearUpTo tells where each partition of a batch goes on if nothing is parked: where nothing was when this process last looked, and it
+// has had every message since. Whoever had a partition meanwhile and parked something has moved its offset. ok is false where that is
+// not so: then it has to be looked.
+func (i *Inbox) clearUpTo(s Subscription, batch []kafka.Message) (next map[partition]int64, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	next, ok = map[partition]int64{}, true
+	for _, m := range batch {
+		p := partition{s.Name, m.Topic, m.Partition}
+		at, known := next[p]
+		if !known {
+			at, known = i.clear[p]
+		}
+		ok = ok && known && m.Offset == at
+		next[p] = m.Offset + 1
+	}
+	return next, ok
+}
+
+// goOn notes how far partitions are known to be clear.
+func (i *Inbox) goOn(next map[partition]int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.Copy(i.clear, next)
+}
+
+// stop forgets what was known of a subscription: something of it is parked.
+func (i *Inbox) stop(s Subscription) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.clear, func(p partition, _ int64) bool { return p.subscription == s.Name })
+}
+
+// anyParked tells whether lanes of a subscription are not through.
+func (i *Inbox) anyParked(ctx context.Context, s Subscription) (some bool, err error) {
+	err = i.Pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM inbox_parked WHERE subscription = $1 AND done_at IS NULL)`, s.Name).Scan(&some)
+	return some, espg.Classify("look for parked lanes", err)
 }
 
 // parkedKeys tells which keys of a batch of one topic belong to parked lanes.

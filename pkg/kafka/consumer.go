@@ -107,7 +107,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, wrap("consumer config", err)
 	}
 	c := &Consumer{cfg: cfg, conf: conf}
-	c.calls = batch.New(batch.Options{BatchMax: partsMax}, c.call)
+	c.calls = batch.New(batch.Options{BatchMax: partsMax, Linger: callLinger}, c.call)
 	c.closed, c.close = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -330,6 +330,9 @@ type part struct {
 	ctx   context.Context
 	batch []Message
 }
+
+// callLinger is how long what comes in from one partition waits for the others while much does.
+const callLinger = 3 * time.Millisecond
 
 // partsMax is how many partitions' messages go into one call of Handle.
 const partsMax = 16

@@ -38,10 +38,12 @@ func TestConsumersShareAndKeepOrder(t *testing.T) {
 	p := testProducer(t, cfg)
 	l := newLedger()
 	handle := func(_ context.Context, batch []Message) error {
-		for _, m := range batch[1:] {
-			if m.Partition != batch[0].Partition {
-				t.Error("a batch of several partitions")
+		offsets := map[int32]int64{}
+		for _, m := range batch {
+			if last, seen := offsets[m.Partition]; seen && m.Offset != last+1 {
+				t.Errorf("partition %d: offset %d follows %d", m.Partition, m.Offset, last)
 			}
+			offsets[m.Partition] = m.Offset
 		}
 		l.apply(batch)
 		return nil

@@ -59,15 +59,26 @@ func (r *Relay) park(ctx context.Context, l *lease, position int64, attempts int
 		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0, failed = 0`)
 	})
 	if err == nil {
+		r.parked = true
 		r.Log.Error("outbox: an event that Kafka refuses is parked, with all behind it in its stream", "position", position, "attempts", attempts, "error", cause)
 	}
 	return err
+}
+
+// anyParked tells whether there are lanes that are not through.
+func (t table) anyParked(ctx context.Context) (some bool, err error) {
+	err = t.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox_parked WHERE done_at IS NULL)`).Scan(&some)
+	return some, espg.Classify("look for parked events", err)
 }
 
 // resend publishes requeued lanes. One that is refused again is parked again at once: a person is watching.
 func (r *Relay) resend(ctx context.Context, l *lease) (moved bool, err error) {
 	if time.Since(r.looked) < r.PollInterval {
 		return false, nil
+	}
+	if r.parked, err = r.table.anyParked(ctx); err != nil || !r.parked {
+		r.looked = time.Now()
+		return false, err
 	}
 	events, err := r.table.requeued(ctx, r.Prefix, r.BatchMax)
 	if err != nil || len(events) == 0 {

@@ -135,6 +135,23 @@ func (t table) read(ctx context.Context, prefix string, after int64, limit int) 
 	return events, espg.Classify("read events", err)
 }
 
+// committed is an event as its process remembers it; its lane is not parked.
+func committed(prefix string, c espg.Committed) event {
+	return event{position: c.Position, message: message(prefix, c.Stream.Type, c.Stream.ID, c.Version, c.Type, c.CorrelationID, c.Payload)}
+}
+
+// message is an event as it is published.
+func message(prefix, streamType, id string, version int64, eventType, correlation string, payload []byte) kafka.Message {
+	return kafka.Message{
+		Topic: Topic(prefix, streamType), Key: []byte(id), Value: payload,
+		Headers: []kafka.Header{
+			{Key: "eventType", Value: []byte(eventType)},
+			{Key: "aggregateVersion", Value: []byte(strconv.FormatInt(version, 10))},
+			{Key: "correlationId", Value: []byte(correlation)},
+		},
+	}
+}
+
 // scanEvents reads rows of position, stream, version, type, correlation id, payload, and whether the lane is parked.
 func scanEvents(rows pgx.Rows, prefix string) ([]event, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (event, error) {
@@ -145,14 +162,7 @@ func scanEvents(rows pgx.Rows, prefix string) ([]event, error) {
 			payload                                []byte
 		)
 		err := row.Scan(&e.position, &streamType, &id, &version, &eventType, &correlation, &payload, &e.waits)
-		e.message = kafka.Message{
-			Topic: Topic(prefix, streamType), Key: []byte(id), Value: payload,
-			Headers: []kafka.Header{
-				{Key: "eventType", Value: []byte(eventType)},
-				{Key: "aggregateVersion", Value: []byte(strconv.FormatInt(version, 10))},
-				{Key: "correlationId", Value: []byte(correlation)},
-			},
-		}
+		e.message = message(prefix, streamType, id, version, eventType, correlation, payload)
 		return e, err
 	})
 }

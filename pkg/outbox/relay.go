@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	espg "example.com/billing/pkg/es/postgres"
+
 	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/kafka"
 )
@@ -27,9 +29,12 @@ type Config struct {
 	Publisher Publisher
 	Prefix    string          // of the topics: "billing"
 	Committed <-chan struct{} // wakes the relay after a commit in this process; nil = poll only
-	Log       *slog.Logger
+	// Recent takes what this process has committed right behind a position, as (*espg.Store).Recent; nil = all is read from the database.
+	Recent func(after int64, limit int) (events []espg.Committed, whole bool)
+	Log    *slog.Logger
 
 	BatchMax     int           // events per publish; 1,000
+	Linger       time.Duration // how long an event waits for others after a commit; 0 = not at all
 	PollInterval time.Duration // how often to look without a wake-up; 500 ms
 	LeaseTTL     time.Duration // how long a relay that fell silent is waited for; 5 s
 	RetryMax     time.Duration // longest pause between attempts; 10 s
@@ -47,7 +52,14 @@ type Relay struct {
 	pause   *backoff.ExponentialBackOff // between attempts that fail
 	cleaned time.Time
 	looked  time.Time // when there was nothing requeued
+	parked  bool      // there are parked lanes, as far as is known; only the relay that has the lease parks
+	read    time.Time // when the database had nothing new
+	saved   time.Time // when the checkpoint was written
+	ahead   int       // events acknowledged since
 }
+
+// checkpointEvery is how often the checkpoint is written while events flow: as much is sent once more after a crash.
+const checkpointEvery = 100 * time.Millisecond
 
 // NewRelay makes a relay; Run works it.
 func NewRelay(c Config) *Relay {
@@ -99,9 +111,13 @@ func (r *Relay) hold(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
+	r.looked, r.read, r.ahead = time.Time{}, time.Time{}, 0
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
+		if r.ahead > 0 {
+			_ = r.save(ctx, &l, nil) // else it is sent once more
+		}
 		_ = r.table.release(ctx, l.epoch) // the lease ends by itself if this fails
 	}()
 	renewed := time.Now()
@@ -116,13 +132,21 @@ func (r *Relay) hold(ctx context.Context) error {
 			r.pause.Reset()
 			continue
 		}
-		sleep(ctx, r.PollInterval, r.Committed)
+		wait := r.PollInterval
+		if r.ahead > 0 {
+			wait = max(checkpointEvery-time.Since(r.saved), 0)
+		}
+		sleep(ctx, wait, r.Committed)
+		sleep(ctx, r.Linger, nil)
 		if time.Since(renewed) > r.LeaseTTL/3 && ctx.Err() == nil {
 			again, ok, err := r.table.acquire(ctx, r.owner, r.LeaseTTL)
 			if err != nil || !ok {
 				return errors.Join(err, ErrFenced)
 			}
-			l, renewed = again, time.Now() // another relay may have come and gone meanwhile
+			// Another relay may have come and gone meanwhile, or a person may have set the checkpoint back.
+			if renewed = time.Now(); again.epoch != l.epoch || r.ahead == 0 {
+				l, r.ahead = again, 0
+			}
 		}
 	}
 	return nil
@@ -131,6 +155,11 @@ func (r *Relay) hold(ctx context.Context) error {
 // work sends some of the requeued lanes and one batch of what is new: a long lane on its way does not hold up the others, and its
 // own new events wait behind it.
 func (r *Relay) work(ctx context.Context, l *lease) (moved bool, err error) {
+	if r.ahead > 0 && time.Since(r.saved) >= checkpointEvery {
+		if err := r.save(ctx, l, nil); err != nil {
+			return false, err
+		}
+	}
 	resent, err := r.resend(ctx, l)
 	if err != nil {
 		return resent, err
@@ -159,7 +188,7 @@ func (r *Relay) clean(ctx context.Context) {
 // publish moves one batch: events of parked lanes are parked too, the others sent. After an error the checkpoint stands behind
 // the last event before which everything is acknowledged or parked: what follows is sent again.
 func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
-	events, err := r.table.read(ctx, r.Prefix, l.position, r.BatchMax)
+	events, err := r.next(ctx, l.position)
 	if err != nil || len(events) == 0 {
 		return false, err
 	}
@@ -183,11 +212,13 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	}
 	waiting = slices.DeleteFunc(waiting, func(e event) bool { return e.position > to })
 	if to > l.position {
-		if err := r.table.advance(ctx, l.epoch, to, acked, positions(waiting), r.owner, r.LeaseTTL); err != nil {
+		l.position, moved = to, true
+		r.ahead += acked
+	}
+	if len(waiting) > 0 || cause != nil && r.ahead > 0 {
+		if err := r.save(ctx, l, waiting); err != nil {
 			return false, errors.Join(cause, err)
 		}
-		failpoint.Hit("relay.after_checkpoint")
-		l.position, moved = to, true
 	}
 	if cause == nil || ctx.Err() != nil {
 		return moved, cause
@@ -202,6 +233,38 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 		return false, errors.Join(cause, err)
 	}
 	return true, r.park(ctx, l, refused.position, attempts, cause)
+}
+
+// next returns the events behind a position: those that this process remembers, else what the database has.
+func (r *Relay) next(ctx context.Context, after int64) ([]event, error) {
+	if r.Recent != nil && !r.parked {
+		known, whole := r.Recent(after, r.BatchMax)
+		if len(known) > 0 {
+			events := make([]event, len(known))
+			for i, c := range known {
+				events[i] = committed(r.Prefix, c)
+			}
+			return events, nil
+		}
+		if whole && time.Since(r.read) < r.PollInterval {
+			return nil, nil
+		}
+	}
+	events, err := r.table.read(ctx, r.Prefix, after, r.BatchMax)
+	if err == nil && len(events) == 0 {
+		r.read = time.Now()
+	}
+	return events, err
+}
+
+// save writes the checkpoint, and parks what waits behind parked lanes.
+func (r *Relay) save(ctx context.Context, l *lease, waiting []event) error {
+	if err := r.table.advance(ctx, l.epoch, l.position, r.ahead, positions(waiting), r.owner, r.LeaseTTL); err != nil {
+		return err
+	}
+	failpoint.Hit("relay.after_checkpoint")
+	r.saved, r.ahead = time.Now(), 0
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {

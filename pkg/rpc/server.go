@@ -34,6 +34,9 @@ type Server struct {
 	Health *health.Server
 }
 
+// streamWorkers is how many goroutines wait for calls; more calls at the same time get goroutines of their own.
+const streamWorkers = 64
+
 // NewServer makes a server; services are registered on it like on a *grpc.Server.
 func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil || cfg.Catalog == nil {
@@ -59,6 +62,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			MaxConnectionAge: 10 * time.Minute, MaxConnectionAgeGrace: time.Minute,
 		}),
 	}
+	options = append(options, grpc.NumStreamWorkers(streamWorkers)) // their stacks have grown already
 	server := &Server{Server: grpc.NewServer(append(options, cfg.Options...)...), Health: health.NewServer()}
 	healthv1.RegisterHealthServer(server, server.Health)
 	reflection.Register(server)

@@ -126,7 +126,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, owner: uuid.NewString(), slots: make(chan struct{}, cfg.ActiveMax), now: make(chan struct{}, 1), active: map[string]*run{}}
 	e.lease = newLease(cfg.LeaseTTL)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
+	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax, Linger: savesLinger}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
 		results := make([]batch.Result[struct{}], len(states))
 		for i, err := range cfg.Store.Save(ctx, states) {
 			if results[i].Err = err; errors.Is(err, ErrStale) {
@@ -190,6 +190,9 @@ func (e *Engine) Active() int {
 	defer e.mu.Unlock()
 	return len(e.active)
 }
+
+// savesLinger is how long a state waits for others to be stored with while many are.
+const savesLinger = 3 * time.Millisecond
 
 // settleWait is how long Get waits for a saga whose last step is under way.
 const settleWait = 500 * time.Millisecond

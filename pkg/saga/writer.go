@@ -21,7 +21,7 @@ type writer struct {
 
 // progressWithin is how soon the end of a step is stored while the next one is under way. Mostly the saga has ended by then, and one
 // write does.
-const progressWithin = 100 * time.Millisecond
+const progressWithin = time.Second
 
 // later notes a newer state, to be begun soon unless another write comes first.
 func (w *writer) later() {

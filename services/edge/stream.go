@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/pkg/cqrs"
+	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
@@ -33,7 +34,8 @@ type Stream struct {
 	Sources   []string // types of aggregates it listens to
 	Kafka     KafkaSettings
 	Pool      *pgxpool.Pool
-	Committed <-chan struct{}
+	Events    *espg.Store
+	Linger    time.Duration // how long an event waits for others on its way to Kafka; 0 where somebody waits for it
 	Bus       *cqrs.EventBus
 }
 
@@ -57,7 +59,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	}
 	app.OnStop("kafka client", func(context.Context) error { return client.Close() })
 	relay := outbox.NewRelay(outbox.Config{
-		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: s.Committed, Log: app.Log,
+		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: s.Events.Committed(), Recent: s.Events.Recent, Linger: s.Linger, Log: app.Log,
 	})
 	if err := s.measure(app.Metrics); err != nil {
 		return nil, err

@@ -274,12 +274,10 @@ func (s settings) one(ctx context.Context, c *cluster, w *world, sc scenario) (*
 	}
 	profiled := make(chan error, 1)
 	go func() { profiled <- s.profile(ctx, c, sc.name) }()
-	stmts(ctx, c, true)
 	t := newTally()
 	began := time.Now()
 	load(ctx, t, s.duration)
 	took := time.Since(began)
-	stmts(ctx, c, false)
 	after, err := c.measure(ctx)
 	if err != nil {
 		return nil, err
@@ -291,31 +289,4 @@ func (s settings) one(ctx context.Context, c *cluster, w *world, sc scenario) (*
 	res.Callers, res.OfferedPerS = sc.callers, round(sc.rate)
 	say("  %.0f/s completed, p50 %.1f ms, p99 %.1f ms", res.CompletedPerS, res.P50, res.P99)
 	return res, ctx.Err()
-}
-
-
-func stmts(ctx context.Context, c *cluster, reset bool) {
-	conn, err := pgx.Connect(ctx, c.postgres.DSN("postgres"))
-	if err != nil {
-		panic(err)
-	}
-	defer conn.Close(ctx)
-	if reset {
-		conn.Exec(ctx, "create extension if not exists pg_stat_statements")
-		conn.Exec(ctx, "select pg_stat_statements_reset()")
-		return
-	}
-	rows, err := conn.Query(ctx, "select d.datname, calls, total_exec_time+total_plan_time, total_plan_time, rows, wal_bytes::bigint, left(regexp_replace(query, '\\s+', ' ', 'g'), 150) from pg_stat_statements s join pg_database d on d.oid = s.dbid order by 3 desc limit 40")
-	if err != nil {
-		panic(err)
-	}
-	for rows.Next() {
-		var db, q string
-		var calls, n, wal int64
-		var t, pl float64
-		if err := rows.Scan(&db, &calls, &t, &pl, &n, &wal, &q); err != nil {
-			panic(err)
-		}
-		fmt.Printf("%-20s %7d calls %8.0f ms (plan %6.0f) %8d rows %9d wal  %s\n", db, calls, t, pl, n, wal, q)
-	}
 }

@@ -92,7 +92,6 @@ func spawn(b binaries, acct account, data string, port int, log *os.File) (*serv
 		"log_min_duration_statement=1s",
 		"log_lock_waits=on",
 		"log_checkpoints=off",
-		"shared_preload_libraries=pg_stat_statements","pg_stat_statements.track_planning=on",
 	} {
 		args = append(args, "-c", setting)
 	}

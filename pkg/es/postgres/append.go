@@ -35,6 +35,7 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 	switch {
 	case err == nil:
 		if len(g.written) > 0 {
+			s.recent.add(g.written)
 			select {
 			case s.committed <- struct{}{}:
 			default:
@@ -69,7 +70,7 @@ type group struct {
 	payloads map[*es.Event][]byte
 	streams  []es.Stream // distinct, in order of appearance
 	ids      []string
-	written  []es.Event // accepted, with their positions
+	written  []Committed // accepted, with their positions
 }
 
 func newGroup(items [][]es.Append) *group {
@@ -295,6 +296,9 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 				committed := *e
 				committed.Position, committed.RecordedAt = position, log.recordedAt
 				events = append(events, committed)
+				g.written = append(g.written, Committed{
+					Position: position, Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e],
+				})
 			}
 		}
 	}
@@ -307,7 +311,6 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 	b.Queue("UPDATE es_log SET position = $1, recorded_at = $2", position, log.recordedAt)
 	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES ($1, $2, $3, $4)",
 		log.position+1, position, len(events), log.recordedAt)
-	g.written = events
 	if s.inline == nil {
 		return nil
 	}

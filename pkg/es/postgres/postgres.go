@@ -44,6 +44,7 @@ type Store struct {
 	pool      *pgxpool.Pool
 	inline    func(*pgx.Batch, []es.Event) error
 	committed chan struct{}
+	recent    recent
 }
 
 // New returns a store on a database that Migrations were applied to.

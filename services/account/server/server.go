@@ -3,6 +3,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
@@ -30,6 +31,9 @@ type Config struct {
 	edge.KafkaSettings
 	run.Common
 }
+
+// linger is how long an event waits for others on its way to Kafka: it is for the read model, and for whoever listens.
+const linger = 25 * time.Millisecond
 
 // Run runs the service until ctx ends.
 func Run(ctx context.Context, cfg Config) (err error) {
@@ -73,7 +77,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	bus.OnProjection("accounts", account.AggregateType, accounts.Projection(store.Load).Handle)
 	checks, err := edge.Stream{
 		Service: "account", Aggregate: account.AggregateType, Kafka: cfg.KafkaSettings,
-		Pool: pool, Committed: store.Committed(), Bus: &bus,
+		Pool: pool, Events: store, Linger: linger, Bus: &bus,
 	}.Start(app)
 	if err != nil {
 		return err

@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	callTimeout = 15 * time.Second // one request; what has no answer by then is asked again
-	flightMax   = 2                // requests at the same time to one service
-	waitingMax  = 100_000          // the engine bounds how many sagas are active
+	callTimeout = 15 * time.Second     // one request; what has no answer by then is asked again
+	flightMax   = 2                    // requests at the same time to one service
+	linger      = 3 * time.Millisecond // while much goes on, for more to go with a request
+	waitingMax  = 100_000              // the engine bounds how many sagas are active
 )
 
 // Clients are the two services the sagas act in. Safe for concurrent use.
@@ -55,7 +56,7 @@ func New(account, transaction grpc.ClientConnInterface) *Clients {
 
 // newQueue makes a queue that sends many items in one request.
 func newQueue[Q, R any](send func(context.Context, []Q) ([]R, error)) *batch.Queue[Q, R] {
-	return batch.New(batch.Options{FlightMax: flightMax, WaitingMax: waitingMax}, func(ctx context.Context, items []Q) []batch.Result[R] {
+	return batch.New(batch.Options{FlightMax: flightMax, WaitingMax: waitingMax, Linger: linger}, func(ctx context.Context, items []Q) []batch.Result[R] {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		results, err := send(ctx, items)

@@ -4,6 +4,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -31,6 +32,9 @@ type Config struct {
 	edge.KafkaSettings
 	run.Common
 }
+
+// linger is how long a saga's event waits for others on its way to Kafka: it tells whoever listens of an end.
+const linger = 25 * time.Millisecond
 
 // Run runs the service until ctx ends.
 func Run(ctx context.Context, cfg Config) (err error) {
@@ -87,7 +91,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	})
 	checks, err := edge.Stream{
 		Service: "saga", Aggregate: orchestrator.AggregateType, Sources: []string{orchestrator.TransactionType}, Kafka: cfg.KafkaSettings,
-		Pool: pool, Committed: events.Committed(), Bus: &bus,
+		Pool: pool, Events: events, Linger: linger, Bus: &bus,
 	}.Start(app)
 	if err != nil {
 		return err

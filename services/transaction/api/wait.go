@@ -5,15 +5,20 @@ import (
 	"time"
 )
 
-// pollEvery is how often a waiting caller looks itself, for a transaction that another instance ends.
-const pollEvery = 250 * time.Millisecond
+// How soon, and then how often, a waiting caller looks itself, for a transaction that another instance ends. Each pause is twice the
+// one before.
+const (
+	pollFirst = 250 * time.Millisecond
+	pollMax   = time.Second
+)
 
 // wait returns once a transaction has ended or the time is over. It glances, at what this process knows, at once and at news of the
 // stream, and looks, into the store, from time to time and where a glance at news has not seen the end.
 func wait(ctx context.Context, news <-chan struct{}, d time.Duration, glance func() bool, look func(context.Context) (bool, error)) error {
 	late := time.NewTimer(d)
 	defer late.Stop()
-	poll := time.NewTicker(pollEvery)
+	every := pollFirst
+	poll := time.NewTicker(every)
 	defer poll.Stop()
 	if glance() {
 		return nil
@@ -25,6 +30,8 @@ func wait(ctx context.Context, news <-chan struct{}, d time.Duration, glance fun
 				return nil
 			}
 		case <-poll.C:
+			every = min(2*every, pollMax)
+			poll.Reset(every)
 		case <-late.C:
 			over = true
 		case <-ctx.Done():

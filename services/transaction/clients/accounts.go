@@ -13,6 +13,9 @@ import (
 	"example.com/billing/services/transaction"
 )
 
+// linger is how long a question waits for others while many are asked.
+const linger = 3 * time.Millisecond
+
 // callTimeout bounds one call to another service.
 const callTimeout = 5 * time.Second
 
@@ -25,7 +28,7 @@ type Accounts struct {
 // NewAccounts makes the client on a connection to the account service.
 func NewAccounts(conn grpc.ClientConnInterface) *Accounts {
 	a := &Accounts{client: accountv1.NewPostingServiceClient(conn)}
-	a.queue = batch.New(batch.Options{FlightMax: 2}, a.ask)
+	a.queue = batch.New(batch.Options{FlightMax: 2, Linger: linger}, a.ask)
 	return a
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/cqrs"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
@@ -35,6 +36,9 @@ type Config struct {
 	edge.KafkaSettings
 	run.Common
 }
+
+// linger is how long a command waits for others while many come.
+const linger = 3 * time.Millisecond
 
 // cacheBytes is for transactions under way and those that have just ended: hardly any command comes for one later.
 const cacheBytes = 32 << 20
@@ -71,7 +75,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	accounts := clients.NewAccounts(accountConn)
 	app.OnStop("questions to the account service", accounts.Close)
-	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{CacheBytes: cacheBytes, Notify: watches.Hub.Notify})
+	executor, err := es.NewExecutor(transaction.Decider(), store, es.ExecutorOptions{CacheBytes: cacheBytes, Notify: watches.Hub.Notify, Batch: batch.Options{Linger: linger}})
 	if err != nil {
 		return err
 	}
@@ -90,7 +94,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	bus.OnProjection("transactions", transaction.AggregateType, transactions.Projection(store.Load).Handle)
 	checks, err := edge.Stream{
 		Service: "transaction", Aggregate: transaction.AggregateType, Kafka: cfg.KafkaSettings,
-		Pool: pool, Committed: store.Committed(), Bus: &bus,
+		Pool: pool, Events: store, Bus: &bus,
 	}.Start(app)
 	if err != nil {
 		return err
