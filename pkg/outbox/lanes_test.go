@@ -175,8 +175,8 @@ func TestARequeuedLaneOutlivesAnOutage(t *testing.T) {
 	}
 	ids = append(ids, commit(t, s, sick, 2, 0))
 	state.Store(well)
-	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) == 2 })
-	if !slices.Equal(r.published(), ids) {
+	pgtest.Eventually(t, "both are through", func() bool { return waiting(t, pool).Rows == 0 && len(r.published()) >= 2 })
+	if !slices.Equal(slices.Compact(r.published()), ids) {
 		t.Errorf("published %v, want %v", r.published(), ids)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -56,6 +55,9 @@ type With struct {
 	Read func(*pgx.Batch)
 	// Write queues statements that run with the events, for the items whose versions hold; it may reject some of those.
 	Write func(b *pgx.Batch, items []int, reject func(item int, err error)) error
+	// Once does what both do, in statements that fail by es_require unless what is stored is what these items are written upon. It
+	// returns false where it cannot tell, having queued nothing. nil = it never can.
+	Once func(b *pgx.Batch, items []int) (ok bool, err error)
 }
 
 // AppendWith is AppendBatch with a caller's own statements in the same transaction, all under the log's lock.
@@ -70,7 +72,7 @@ type group struct {
 	payloads map[*es.Event][]byte
 	streams  []es.Stream // distinct, in order of appearance
 	ids      []string
-	written  []Committed // accepted, with their positions
+	written  []Committed // accepted, once committed with their positions
 }
 
 func newGroup(items [][]es.Append) *group {
@@ -138,7 +140,10 @@ func (s *Store) commit(ctx context.Context, g *group, with *With) error {
 		g.accept(heads, nil)
 		return nil
 	}
-	log, heads, stored, err := s.lock(ctx, conn, g, with)
+	if done, err := s.atOnce(ctx, conn, g, with); done || err != nil {
+		return err
+	}
+	heads, stored, err := s.lock(ctx, conn, g, with)
 	if err != nil {
 		return Classify("append", err)
 	}
@@ -154,41 +159,34 @@ func (s *Store) commit(ctx context.Context, g *group, with *With) error {
 		}
 		accepted = g.accept(heads, stored)
 	}
-	if err := s.write(b, g, accepted, log); err != nil {
+	end, err := s.write(b, g, accepted, heads)
+	if err != nil {
 		return err
 	}
 	b.Queue("COMMIT")
-	return Classify("append", conn.SendBatch(ctx, b).Close())
+	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+		return Classify("append", err)
+	}
+	g.place(*end)
+	return nil
 }
 
-// logEnd is the end of the log as read under its lock.
-type logEnd struct {
-	position   int64
-	recordedAt time.Time
+// place gives the written events their positions, which end with the log.
+func (g *group) place(end int64) {
+	for i := range g.written {
+		g.written[i].Position = end - int64(len(g.written)-1-i)
+	}
 }
 
 // lock is the first round trip: begin, lock the log, read the heads and find ids that are stored already.
-func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *With) (logEnd, map[es.Stream]int64, map[string]bool, error) {
+func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *With) (map[es.Stream]int64, map[string]bool, error) {
 	var (
-		log    logEnd
 		heads  = make(map[es.Stream]int64, len(g.streams))
 		stored = map[string]bool{}
 	)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	b.Queue("SELECT position, recorded_at FROM es_log FOR UPDATE").QueryRow(func(row pgx.Row) error {
-		return row.Scan(&log.position, &log.recordedAt)
-	})
-	b.Queue("SELECT clock_timestamp()").QueryRow(func(row pgx.Row) error { // under the lock, not while waiting for it
-		var now time.Time
-		if err := row.Scan(&now); err != nil {
-			return err
-		}
-		if now.After(log.recordedAt) {
-			log.recordedAt = now
-		}
-		return nil
-	})
+	b.Queue("SELECT FROM es_log FOR UPDATE")
 	queueHeads(b, g.streams, heads)
 	b.Queue("SELECT event_id::text FROM es_event WHERE event_id = ANY($1::uuid[])", g.ids).Query(func(rows pgx.Rows) error {
 		var id string
@@ -199,7 +197,7 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 		with.Read(b)
 	}
 	err := conn.SendBatch(ctx, b).Close()
-	return log, heads, stored, err
+	return heads, stored, err
 }
 
 func (s *Store) checkHeads(ctx context.Context, conn *pgxpool.Conn, streams []es.Stream) (map[es.Stream]int64, error) {
@@ -266,8 +264,9 @@ func check(item []es.Append, heads, at map[es.Stream]int64, stored, ids map[stri
 	return nil
 }
 
-// write queues the second round trip: events, heads, the log's new end, the outbox row, and the inline statements.
-func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error {
+// write queues what is written: the log's new end, events, heads, the outbox row, and the inline statements. It fails unless the streams
+// written to have these heads. The log's new end is read when the batch is.
+func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Stream]int64) (end *int64, err error) {
 	var (
 		c      columns
 		events []es.Event
@@ -275,7 +274,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 		order  []es.Stream
 		kept   []*es.Append
 	)
-	position := log.position
+	end, g.written = new(int64), nil
 	for _, i := range accepted {
 		for j := range g.items[i] {
 			a := &g.items[i][j]
@@ -290,45 +289,42 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, log logEnd) error 
 				kept = append(kept, a)
 			}
 			for k := range a.Events {
-				position++
 				e := &a.Events[k]
-				c.add(position, e, g.payloads[e])
-				committed := *e
-				committed.Position, committed.RecordedAt = position, log.recordedAt
-				events = append(events, committed)
+				c.add(e, g.payloads[e])
+				events = append(events, *e)
 				g.written = append(g.written, Committed{
-					Position: position, Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e],
+					Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e],
 				})
 			}
 		}
 	}
 	if len(events) == 0 {
-		return nil
+		return end, nil
 	}
-	c.queue(b, log.recordedAt)
-	queueEnds(b, order, ends)
+	// The clock is read once the row is locked: where another append had it, Postgres evaluates this anew on the row it left.
+	b.Queue("UPDATE es_log SET position = position + $1, recorded_at = greatest(recorded_at, clock_timestamp()) RETURNING position", len(events)).
+		QueryRow(func(row pgx.Row) error { return row.Scan(end) })
+	c.queue(b)
+	queueEnds(b, order, ends, heads)
 	queueKept(b, kept)
-	b.Queue("UPDATE es_log SET position = $1, recorded_at = $2", position, log.recordedAt)
-	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES ($1, $2, $3, $4)",
-		log.position+1, position, len(events), log.recordedAt)
+	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) SELECT position - $1 + 1, position, $1, recorded_at FROM es_log", len(events))
 	if s.inline == nil {
-		return nil
+		return end, nil
 	}
 	if err := s.inline(b, events); err != nil {
-		return fmt.Errorf("inline: %w", err)
+		return nil, fmt.Errorf("inline: %w", err)
 	}
-	return nil
+	return end, nil
 }
 
 // columns are the events as arrays for one multi-row insert.
 type columns struct {
-	positions, versions                    []int64
+	versions                               []int64
 	ids, types, streams, names, correlated []string
 	payloads                               [][]byte
 }
 
-func (c *columns) add(position int64, e *es.Event, payload []byte) {
-	c.positions = append(c.positions, position)
+func (c *columns) add(e *es.Event, payload []byte) {
 	c.ids = append(c.ids, e.ID)
 	c.types = append(c.types, e.Stream.Type)
 	c.streams = append(c.streams, e.Stream.ID)
@@ -338,30 +334,51 @@ func (c *columns) add(position int64, e *es.Event, payload []byte) {
 	c.payloads = append(c.payloads, payload)
 }
 
-func (c *columns) queue(b *pgx.Batch, at time.Time) {
+// queue inserts them at the log's new end.
+func (c *columns) queue(b *pgx.Batch) {
 	b.Queue(`INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
-	         SELECT p, i, t, s, v, n, c, $8, d
-	         FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $9::bytea[]) AS e(p, i, t, s, v, n, c, d)`,
-		c.positions, c.ids, c.types, c.streams, c.versions, c.names, c.correlated, at, c.payloads)
+	         SELECT l.position - $1 + e.n, e.i, e.t, e.s, e.v, e.y, e.c, l.recorded_at, e.d
+	         FROM es_log l, unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bytea[]) WITH ORDINALITY AS e(i, t, s, v, y, c, d, n)`,
+		len(c.ids), c.ids, c.types, c.streams, c.versions, c.names, c.correlated, c.payloads)
 }
 
-// queueEnds writes the new heads. A head without a new snapshot keeps its old one.
-func queueEnds(b *pgx.Batch, order []es.Stream, ends map[es.Stream]*es.Append) {
-	types, ids := split(order)
-	versions := make([]int64, len(order))
-	snapshots := make([][]byte, len(order))
-	for i, st := range order {
-		a := ends[st]
-		versions[i] = a.Expected + int64(len(a.Events))
-		snapshots[i] = a.Snapshot
+// queueEnds writes the heads: one row per stream, with its last version, wherever in the group its events stand. It fails unless they
+// are as they were taken to be. A head without a new snapshot keeps its old one.
+func queueEnds(b *pgx.Batch, order []es.Stream, ends map[es.Stream]*es.Append, heads map[es.Stream]int64) {
+	var created, moved ended
+	for _, st := range order {
+		if heads[st] == 0 {
+			created.add(st, 0, ends[st])
+		} else {
+			moved.add(st, heads[st], ends[st])
+		}
 	}
-	b.Queue(`INSERT INTO es_head AS h (stream_type, stream_id, version, snapshot, snapshot_version)
-	         SELECT t, s, v, d, CASE WHEN d IS NULL THEN 0 ELSE v END
-	         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS e(t, s, v, d)
-	         ON CONFLICT (stream_id, stream_type) DO UPDATE SET version = excluded.version,
-	           snapshot = coalesce(excluded.snapshot, h.snapshot),
-	           snapshot_version = CASE WHEN excluded.snapshot IS NULL THEN h.snapshot_version ELSE excluded.snapshot_version END`,
-		types, ids, versions, snapshots)
+	if len(created.ids) > 0 {
+		b.Queue(`INSERT INTO es_head (stream_type, stream_id, version, snapshot, snapshot_version)
+		         SELECT t, s, v, d, CASE WHEN d IS NULL THEN 0 ELSE v END FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS e(t, s, v, d)`,
+			created.types, created.ids, created.to, created.snapshots)
+	}
+	if len(moved.ids) > 0 {
+		b.Queue(`WITH moved AS (
+		             UPDATE es_head h SET version = e.v, snapshot = coalesce(e.d, h.snapshot),
+		               snapshot_version = CASE WHEN e.d IS NULL THEN h.snapshot_version ELSE e.v END
+		             FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[]) AS e(t, s, f, v, d)
+		             WHERE h.stream_id = e.s AND h.stream_type = e.t AND h.version = e.f RETURNING 1)
+		         SELECT es_require(count(*) = $6) FROM moved`,
+			moved.types, moved.ids, moved.from, moved.to, moved.snapshots, len(moved.ids))
+	}
+}
+
+// ended are streams' new heads as arrays.
+type ended struct {
+	types, ids []string
+	from, to   []int64
+	snapshots  [][]byte
+}
+
+func (e *ended) add(st es.Stream, from int64, a *es.Append) {
+	e.types, e.ids = append(e.types, st.Type), append(e.ids, st.ID)
+	e.from, e.to, e.snapshots = append(e.from, from), append(e.to, a.Expected+int64(len(a.Events))), append(e.snapshots, a.Snapshot)
 }
 
 // queueKept writes the snapshots that are kept for good.

@@ -28,7 +28,7 @@ func TestCommitOrderIsPositionOrder(t *testing.T) {
 	a, pool := openInline(t, slow)
 	b := postgres.New(pool, postgres.Options{Inline: func(b *pgx.Batch, events []es.Event) error {
 		for _, e := range events {
-			b.Queue(`INSERT INTO seen VALUES ($1, $2, $3, $4)`, e.Position, e.ID, e.Stream.ID, e.RecordedAt)
+			b.Queue(`INSERT INTO seen SELECT position, event_id, stream_id, recorded_at FROM es_event WHERE event_id = $1`, e.ID)
 		}
 		return slow(b, events[0])
 	}})

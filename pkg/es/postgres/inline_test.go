@@ -24,7 +24,7 @@ func openInline(t testing.TB, more func(b *pgx.Batch, e es.Event) error) (*postg
 	exec(t, pool, `CREATE TABLE seen (position bigint PRIMARY KEY, event_id uuid, stream_id text, recorded_at timestamptz)`)
 	return postgres.New(pool, postgres.Options{Inline: func(b *pgx.Batch, events []es.Event) error {
 		for _, e := range events {
-			b.Queue(`INSERT INTO seen VALUES ($1, $2, $3, $4)`, e.Position, e.ID, e.Stream.ID, e.RecordedAt)
+			b.Queue(`INSERT INTO seen SELECT position, event_id, stream_id, recorded_at FROM es_event WHERE event_id = $1`, e.ID)
 			if more != nil {
 				if err := more(b, e); err != nil {
 					return err

@@ -1,8 +1,9 @@
 // Package postgres is the event store on PostgreSQL: events, heads, snapshots and the outbox rows commit together.
 //
-// A group of appends costs two round trips. The first takes the log's row lock and reads the heads and ids the group
-// needs; who passes is decided in Go; the second writes everything and commits. Positions are taken under the log's lock,
-// so they have no gaps and follow commit order: a reader that has seen position n has seen everything before it.
+// A group of appends costs one round trip where the versions it expects are those stored, and is refused as a whole where they are
+// not. Then it costs two more: the first takes the log's row lock and reads the heads and ids the group needs; who passes is decided
+// in Go; the second writes everything and commits. Positions are taken under the log's lock, so they have no gaps and follow commit
+// order: a reader that has seen position n has seen everything before it.
 package postgres
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,8 +36,8 @@ const readPage = 1000
 
 // Options of a store. The zero value is a plain store.
 type Options struct {
-	// Inline adds statements to the transaction that commits these events, in position order: a table that must never lag
-	// behind the events. It must not touch the store's own tables.
+	// Inline adds statements to the transaction that commits these events, in position order, behind those that insert them: a table that
+	// must never lag behind the events. Their positions are not known yet. It must not write to the store's own tables.
 	Inline func(b *pgx.Batch, events []es.Event) error
 }
 
@@ -45,6 +47,7 @@ type Store struct {
 	inline    func(*pgx.Batch, []es.Event) error
 	committed chan struct{}
 	recent    recent
+	apart     atomic.Int64 // groups that are not to be sent whole, before the next that is
 }
 
 // New returns a store on a database that Migrations were applied to.

@@ -173,11 +173,29 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 					return err
 				}
 			}
-			b.Queue(`UPDATE saga_state AS g SET status = s, revision = r, epoch = e, updated_at = u, state = d, error_reason = f, wake_at = w
-				FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::text[], $8::timestamptz[])
-				AS x(i, s, r, e, u, d, f, w) WHERE g.saga_id = x.i`,
-				rows.ids, rows.statuses, rows.revisions, rows.epochs, rows.updated, rows.states, rows.reasons, rows.wakes)
+			b.Queue(updateSagas, rows.args()...)
 			return nil
+		},
+		Once: func(b *pgx.Batch, accepted []int) (bool, error) {
+			if !owned || len(bad) > 0 || len(accepted) < len(sagas) {
+				return false, nil
+			}
+			seen := make(map[string]bool, len(sagas))
+			rows, epochs := newRows(len(sagas)), make([]int64, 0, len(sagas))
+			for _, st := range sagas {
+				if seen[st.SagaID] {
+					return false, nil // one behind the other
+				}
+				seen[st.SagaID] = true
+				epochs = append(epochs, st.Epoch)
+				st.Revision, st.Epoch = st.Revision+1, st.OwnerStored()
+				if err := rows.add(st); err != nil {
+					return false, err
+				}
+			}
+			b.Queue(`WITH written AS (`+updateSagas+` AND g.revision = x.r - 1 AND g.epoch = ($9::bigint[])[x.n] RETURNING 1)
+				SELECT es_require(count(*) = $10) FROM written`, append(rows.args(), epochs, len(sagas))...)
+			return true, nil
 		},
 	})
 	failpoint.Hit("saga.after_save")
@@ -191,6 +209,15 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 		}
 	}
 	return errs
+}
+
+// updateSagas writes states as rows.args has them.
+const updateSagas = `UPDATE saga_state AS g SET status = s, revision = r, epoch = e, updated_at = u, state = d, error_reason = f, wake_at = w
+	FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::text[], $8::timestamptz[])
+	WITH ORDINALITY AS x(i, s, r, e, u, d, f, w, n) WHERE g.saga_id = x.i`
+
+func (r *rows) args() []any {
+	return []any{r.ids, r.statuses, r.revisions, r.epochs, r.updated, r.states, r.reasons, r.wakes}
 }
 
 func stale(st saga.State) error {
