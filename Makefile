@@ -69,6 +69,21 @@ bench-rebuild: ## Rebuild the list of ACCOUNTS accounts from EVENTS events while
 	@go build -o bin/bench-rebuild ./services/account/bench
 	@bin/testenv bin/bench-rebuild -accounts $(ACCOUNTS) -events $(EVENTS)
 
+# What bench runs on: apache, embedded or both.
+BROKER ?= both
+
+.PHONY: bin/bench
+bin/bench:
+	@go build -o bin/bench ./test/bench
+
+.PHONY: bench
+bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BROKER (both): table, test/bench/out/bench.json, bench.png
+	@exec bin/bench -duration $(or $(DURATION),20s) -broker $(BROKER) $(if $(ONLY),-only $(ONLY)) $(if $(INSTANCES),-instances $(INSTANCES)) $(if $(PROFILES),-profiles)
+
+.PHONY: bench-soak
+bench-soak: bin/bench ## Offer 0.8 of the capacity for DURATION (30m) on BROKER (apache), and look at what should stay as it is
+	@exec bin/bench -soak -duration $(or $(DURATION),30m) -broker $(if $(filter both,$(BROKER)),apache,$(BROKER))
+
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
 

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 )
 
@@ -28,22 +29,28 @@ const waitMax = 30 * time.Second
 // errShed is of a request that the system refused because it has too much to do.
 var errShed = errors.New("shed")
 
-// send asks for transfers, waits until each has ended, and returns how many were accepted and how many completed.
-type send func(ctx context.Context, w *world, n int, draw func() pair) (accepted, completed int, err error)
+// outcome is what a call led to.
+type outcome struct {
+	accepted, completed int
+	id                  string // of the one transfer; empty where there were many
+}
+
+// send asks for transfers and waits until each has ended.
+type send func(ctx context.Context, w *world, n int, draw func() pair) (outcome, error)
 
 // overGRPC sends one transfer and waits for its end.
-func overGRPC(ctx context.Context, w *world, n int, draw func() pair) (accepted, completed int, err error) {
+func overGRPC(ctx context.Context, w *world, n int, draw func() pair) (outcome, error) {
 	p := draw()
 	res, err := w.transactions[n%len(w.transactions)].Transfer(ctx, &transactionv1.TransferRequest{
 		IdempotencyKey: w.key(), SourceAccountId: p.from, DestinationAccountId: p.to, Amount: "0.01", Currency: currency, Wait: durationpb.New(waitMax),
 	})
 	if status.Code(err) == codes.ResourceExhausted {
-		return 0, 0, errShed
+		return outcome{}, errShed
 	}
 	if err != nil {
-		return 0, 0, err
+		return outcome{}, err
 	}
-	return 1, ended(res.GetTransaction().GetStatus()), nil
+	return outcome{1, ended(res.GetTransaction().GetStatus()), res.GetTransaction().GetTransactionId()}, nil
 }
 
 func ended(status string) int {
@@ -56,39 +63,39 @@ func ended(status string) int {
 // overREST is overGRPC through the gateway.
 func overREST(client *http.Client, gateway string) send {
 	url := "http://" + gateway + "/api/v1/transactions/transfer?wait=" + waitMax.String()
-	return func(ctx context.Context, w *world, _ int, draw func() pair) (accepted, completed int, err error) {
+	return func(ctx context.Context, w *world, _ int, draw func() pair) (outcome, error) {
 		p := draw()
 		body, err := json.Marshal(map[string]string{
 			"idempotencyKey": w.key(), "sourceAccountId": p.from, "destinationAccountId": p.to, "amount": "0.01", "currency": currency,
 		})
 		if err != nil {
-			return 0, 0, err
+			return outcome{}, err
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 		if err != nil {
-			return 0, 0, err
+			return outcome{}, err
 		}
 		req.Header.Set("Content-Type", "application/json")
 		res, err := client.Do(req)
 		if err != nil {
-			return 0, 0, err
+			return outcome{}, err
 		}
 		defer res.Body.Close()
 		answer, err := io.ReadAll(res.Body)
 		if err != nil {
-			return 0, 0, err
+			return outcome{}, err
 		}
 		switch {
 		case res.StatusCode == http.StatusTooManyRequests:
-			return 0, 0, errShed
+			return outcome{}, errShed
 		case res.StatusCode >= http.StatusMultipleChoices:
-			return 0, 0, fmt.Errorf("%s: %s", res.Status, answer)
+			return outcome{}, fmt.Errorf("%s: %s", res.Status, answer)
 		}
-		var t struct{ Status string }
+		var t struct{ TransactionID, Status string }
 		if err := json.Unmarshal(answer, &t); err != nil {
-			return 0, 0, err
+			return outcome{}, err
 		}
-		return 1, ended(t.Status), nil
+		return outcome{1, ended(t.Status), t.TransactionID}, nil
 	}
 }
 
@@ -96,7 +103,7 @@ func overREST(client *http.Client, gateway string) send {
 const batchSize = 100
 
 // inBatches sends many transfers in one call and asks until all have ended.
-func inBatches(ctx context.Context, w *world, n int, draw func() pair) (accepted, completed int, err error) {
+func inBatches(ctx context.Context, w *world, n int, draw func() pair) (outcome, error) {
 	amount := "0.01"
 	req := &transactionv1.BatchRequest{}
 	for range batchSize {
@@ -107,10 +114,10 @@ func inBatches(ctx context.Context, w *world, n int, draw func() pair) (accepted
 	}
 	res, err := w.transactions[n%len(w.transactions)].Batch(ctx, req)
 	if status.Code(err) == codes.ResourceExhausted {
-		return 0, 0, errShed
+		return outcome{}, errShed
 	}
 	if err != nil {
-		return 0, 0, err
+		return outcome{}, err
 	}
 	var open []string
 	for _, r := range res.GetResults() {
@@ -118,18 +125,18 @@ func inBatches(ctx context.Context, w *world, n int, draw func() pair) (accepted
 			open = append(open, id)
 		}
 	}
-	accepted = len(open)
+	accepted := len(open)
 	for len(open) > 0 {
 		if !pause(ctx, 10*time.Millisecond) {
-			return accepted, accepted - len(open), ctx.Err()
+			return outcome{accepted: accepted, completed: accepted - len(open)}, ctx.Err()
 		}
 		left, err := w.settlements.FilterOpenTransactions(ctx, &transactionv1.FilterOpenTransactionsRequest{TransactionIds: open})
 		if err != nil {
-			return accepted, accepted - len(open), err
+			return outcome{accepted: accepted, completed: accepted - len(open)}, err
 		}
 		open = left.GetTransactionIds()
 	}
-	return accepted, accepted, nil
+	return outcome{accepted: accepted, completed: accepted}, nil
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
@@ -149,7 +156,9 @@ type tally struct {
 
 	mu       sync.Mutex
 	whole    *hdrhistogram.Histogram // from request to completed transfer, in microseconds
+	lately   *hdrhistogram.Histogram // as whole, since it was last asked for
 	refusals *hdrhistogram.Histogram // from request to the answer that it was shed
+	sagas    *hdrhistogram.Histogram // from request to the answer that shows the saga completed, of some
 	failure  error                   // the first one
 }
 
@@ -157,14 +166,14 @@ type tally struct {
 var longest = (2 * waitMax).Microseconds()
 
 func newTally() *tally {
-	return &tally{whole: hdrhistogram.New(1, longest, 3), refusals: hdrhistogram.New(1, longest, 3)}
+	return &tally{whole: hdrhistogram.New(1, longest, 3), lately: hdrhistogram.New(1, longest, 3), refusals: hdrhistogram.New(1, longest, 3), sagas: hdrhistogram.New(1, longest, 3)}
 }
 
 // note records one call that began, or should have begun, at a time.
-func (t *tally) note(began time.Time, accepted, completed int, err error) {
+func (t *tally) note(began time.Time, o outcome, err error) {
 	took := min(time.Since(began).Microseconds(), longest)
-	t.accepted.Add(int64(accepted))
-	t.completed.Add(int64(completed))
+	t.accepted.Add(int64(o.accepted))
+	t.completed.Add(int64(o.completed))
 	switch {
 	case errors.Is(err, errShed):
 		t.shed.Add(1)
@@ -181,8 +190,27 @@ func (t *tally) note(began time.Time, accepted, completed int, err error) {
 			t.failure = err
 		}
 	default:
-		_ = t.whole.RecordValues(took, int64(max(completed, 1)))
+		for _, h := range []*hdrhistogram.Histogram{t.whole, t.lately} {
+			_ = h.RecordValues(took, int64(max(o.completed, 1)))
+		}
 	}
+}
+
+// sagaEvery is of how many transfers one saga is asked for: its last step has completed the transfer a moment before it has ended itself.
+const sagaEvery = 20
+
+// follow notes when a completed transfer's saga is seen to have completed.
+func (t *tally) follow(ctx context.Context, w *world, began time.Time, id string) {
+	if id == "" {
+		return
+	}
+	res, err := w.sagas.GetSaga(ctx, &sagav1.GetSagaRequest{SagaId: id})
+	if err != nil || res.GetSaga().GetStatus() != "completed" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.sagas.RecordValue(min(time.Since(began).Microseconds(), longest))
 }
 
 // closedLoop has callers who each wait for one call's end before the next, until ctx ends. What ends later is not counted.
@@ -193,11 +221,14 @@ func closedLoop(ctx context.Context, w *world, t *tally, callers int, do send, d
 			r := rand.New(rand.NewPCG(uint64(n), 7)) //nolint:gosec // drawn anew each time alike
 			for ctx.Err() == nil {
 				began := time.Now()
-				accepted, completed, err := do(context.WithoutCancel(ctx), w, n, func() pair { return d(r) })
+				o, err := do(context.WithoutCancel(ctx), w, n, func() pair { return d(r) })
 				if ctx.Err() != nil {
 					return
 				}
-				t.note(began, accepted, completed, err)
+				t.note(began, o, err)
+				if err == nil && r.IntN(sagaEvery) == 0 {
+					t.follow(context.WithoutCancel(ctx), w, began, o.id)
+				}
 				if err != nil {
 					pause(ctx, 20*time.Millisecond)
 				}
@@ -227,13 +258,16 @@ func openLoop(ctx context.Context, w *world, t *tally, perSecond float64, do sen
 		p := d(r)
 		if under.Add(1) > openMax {
 			under.Add(-1)
-			t.note(at, 0, 0, errors.New("more than "+strconv.Itoa(openMax)+" calls under way"))
+			t.note(at, outcome{}, errors.New("more than "+strconv.Itoa(openMax)+" calls under way"))
 			continue
 		}
 		g.Go(func() {
 			defer under.Add(-1)
-			accepted, completed, err := do(context.WithoutCancel(ctx), w, n, func() pair { return p })
-			t.note(at, accepted, completed, err)
+			o, err := do(context.WithoutCancel(ctx), w, n, func() pair { return p })
+			t.note(at, o, err)
+			if err == nil && n%sagaEvery == 0 {
+				t.follow(context.WithoutCancel(ctx), w, at, o.id)
+			}
 		})
 	}
 	g.Wait()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
@@ -38,20 +39,25 @@ type settings struct {
 func main() {
 	var s settings
 	var kafka string
+	var long bool
 	flag.DurationVar(&s.duration, "duration", 20*time.Second, "how long each scenario is measured, after a warm-up")
 	flag.StringVar(&s.broker, "broker", "both", "apache, embedded, or both")
 	flag.StringVar(&s.out, "out", "test/bench/out", "where bench.json and bench.png are written")
 	flag.StringVar(&s.only, "only", "", "scenarios to measure, comma separated; all of them if empty")
 	flag.IntVar(&s.instances, "instances", 1, "instances of each of the three services")
 	flag.BoolVar(&s.profiles, "profiles", false, "write a CPU profile of each service for each scenario")
+	flag.BoolVar(&long, "soak", false, "offer most of the capacity for the duration and look at what should stay as it is")
 	flag.BoolVar(&s.keep, "keep", false, "keep logs and data")
 	flag.StringVar(&kafka, "serve-kafka", "", "run the development broker on this directory, and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
-	if kafka != "" {
+	switch {
+	case kafka != "":
 		err = serveKafka(ctx, kafka)
-	} else {
+	case long:
+		err = s.soak(ctx)
+	default:
 		err = run(ctx, s)
 	}
 	stop()
@@ -70,9 +76,6 @@ func run(ctx context.Context, s settings) error {
 	}
 	var reports []*report
 	for _, b := range brokers {
-		if b != apacheKafka && b != embeddedKafka {
-			return fmt.Errorf("-broker: one of apache, embedded, both; not %q", b)
-		}
 		r, err := s.measure(ctx, b)
 		if err != nil {
 			return err
@@ -107,17 +110,37 @@ func (s settings) write(reports []*report) error {
 }
 
 // measure runs the scenarios on one broker.
-func (s settings) measure(ctx context.Context, broker string) (_ *report, err error) {
+func (s settings) measure(ctx context.Context, broker string) (r *report, err error) {
+	err = s.with(ctx, broker, func(c *cluster, w *world, found *report) error {
+		r = found
+		if err := s.limits(ctx, c, r); err != nil {
+			return err
+		}
+		if err := s.scenarios(ctx, c, w, r); err != nil {
+			return err
+		}
+		books, err := c.books(ctx)
+		r.facts["books"] = books
+		return err
+	})
+	return r, err
+}
+
+// with starts the system with some accounts, has something done with it, and stops it.
+func (s settings) with(ctx context.Context, broker string, do func(*cluster, *world, *report) error) (err error) {
+	if broker != apacheKafka && broker != embeddedKafka {
+		return fmt.Errorf("-broker: one of apache, embedded, both; not %q", broker)
+	}
 	root, err := os.Getwd()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	dir, err := os.MkdirTemp("", "billing-bench-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the Postgres user passes through
-		return nil, err
+		return err
 	}
 	say("starting Postgres, Kafka (%s) and %d of each service in %s", broker, s.instances, dir)
 	c, err := startCluster(ctx, dir, root, broker, s.instances, s.profiles)
@@ -128,31 +151,28 @@ func (s settings) measure(ctx context.Context, broker string) (_ *report, err er
 		}
 	}()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r := &report{facts: machine()}
 	if r.broker, err = embedded.BrokerVersion(ctx, strings.Split(c.brokers, ",")); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.facts(ctx, r.facts); err != nil {
-		return nil, err
+		return err
 	}
 	r.facts["instances"] = s.instances
 	const accounts = 1000
 	say("opening %d accounts", accounts)
 	w, err := newWorld(ctx, c, "bench-"+strconv.FormatInt(time.Now().UnixNano(), 36), accounts)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		for _, end := range w.close {
 			err = errors.Join(err, end())
 		}
 	}()
-	if err := s.limits(ctx, c, r); err != nil {
-		return nil, err
-	}
-	return r, s.scenarios(ctx, c, w, r)
+	return do(c, w, r)
 }
 
 // limits measures the limit.
@@ -251,6 +271,28 @@ func (s settings) scenarios(ctx context.Context, c *cluster, w *world, r *report
 	return nil
 }
 
+// calmWithin is what a lone transfer takes at most once the system has recovered.
+const calmWithin = 100 * time.Millisecond
+
+// recovery is how many seconds after an overload lone transfers are accepted and quick again.
+func recovery(ctx context.Context, w *world, since time.Time) (float64, error) {
+	r := rand.New(rand.NewPCG(5, 7)) //nolint:gosec // drawn anew each time alike
+	for time.Since(since) < time.Minute {
+		began := time.Now()
+		o, err := overGRPC(ctx, w, 0, func() pair { return w.uniform(r) })
+		if err == nil && o.completed == 1 && time.Since(began) < calmWithin {
+			return round(began.Sub(since).Seconds()), nil
+		}
+		if err != nil && !errors.Is(err, errShed) {
+			return 0, err
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return 0, ctx.Err()
+		}
+	}
+	return 0, errors.New("a minute after the overload a lone transfer still takes more than " + calmWithin.String())
+}
+
 // one measures one scenario.
 func (s settings) one(ctx context.Context, c *cluster, w *world, sc scenario) (*result, error) {
 	load := func(ctx context.Context, t *tally, d time.Duration) {
@@ -287,6 +329,11 @@ func (s settings) one(ctx context.Context, c *cluster, w *world, sc scenario) (*
 	}
 	res := newResult(sc.name, sc.what, t, took, after.since(before))
 	res.Callers, res.OfferedPerS = sc.callers, round(sc.rate)
+	if sc.overload > 0 {
+		if res.RecoveryS, err = recovery(ctx, w, time.Now()); err != nil {
+			return nil, err
+		}
+	}
 	say("  %.0f/s completed, p50 %.1f ms, p99 %.1f ms", res.CompletedPerS, res.P50, res.P99)
 	return res, ctx.Err()
 }

@@ -33,6 +33,7 @@ type result struct {
 	P99           float64            `json:"p99_ms"`
 	P999          float64            `json:"p999_ms"`
 	ShedP99       float64            `json:"shed_p99_ms,omitempty"`
+	RecoveryS     float64            `json:"recovery_s,omitempty"` // after an overload, until lone transfers are quick again
 	SagaP50       float64            `json:"saga_p50_ms,omitempty"`
 	SagaP99       float64            `json:"saga_p99_ms,omitempty"`
 	CPU           map[string]float64 `json:"cpu_us_per_transfer"`
@@ -46,7 +47,7 @@ func newResult(name, what string, t *tally, took time.Duration, used usage) *res
 	defer t.mu.Unlock()
 	r := &result{
 		Name: name, What: what, Seconds: round(took.Seconds()), Accepted: t.accepted.Load(), Completed: t.completed.Load(), Shed: t.shed.Load(), Failed: t.failed.Load(),
-		P50: ms(t.whole, 50), P99: ms(t.whole, 99), P999: ms(t.whole, 99.9), ShedP99: ms(t.refusals, 99), CPU: map[string]float64{},
+		P50: ms(t.whole, 50), P99: ms(t.whole, 99), P999: ms(t.whole, 99.9), ShedP99: ms(t.refusals, 99), SagaP50: ms(t.sagas, 50), SagaP99: ms(t.sagas, 99), CPU: map[string]float64{},
 	}
 	if t.failure != nil {
 		r.Failure = t.failure.Error()
@@ -97,10 +98,10 @@ func (r *report) MarshalJSON() ([]byte, error) {
 func (r *report) table() {
 	fmt.Printf("\n%s; limit %.0f transfers/s, hot %.0f\n", r.broker, r.limits.Uniform, r.limits.Hot)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "scenario\taccepted/s\tcompleted/s\tof limit\tp50 ms\tp99 ms\tp99.9 ms\tshed/s\tfailed\trows\tWAL B\tSQL trips\t")
+	fmt.Fprintln(w, "scenario\taccepted/s\tcompleted/s\tof limit\tp50 ms\tp99 ms\tp99.9 ms\tsaga p50\tsaga p99\tshed/s\tfailed\trows\tWAL B\tSQL trips\t")
 	for _, x := range r.results {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%.1f\t%.0f\t%.2f\t\n", x.Name, x.AcceptedPerS, x.CompletedPerS, x.RatioToLimit,
-			x.P50, x.P99, x.P999, float64(x.Shed)/max(x.Seconds, 1), x.Failed, x.Rows, x.WAL, x.Trips)
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%.1f\t%.0f\t%.2f\t\n", x.Name, x.AcceptedPerS, x.CompletedPerS, x.RatioToLimit,
+			x.P50, x.P99, x.P999, x.SagaP50, x.SagaP99, float64(x.Shed)/max(x.Seconds, 1), x.Failed, x.Rows, x.WAL, x.Trips)
 	}
 	_ = w.Flush() // standard output
 	names := cpuNames(r.results)
@@ -117,6 +118,9 @@ func (r *report) table() {
 	}
 	_ = w.Flush() // standard output
 	for _, x := range r.results {
+		if x.RecoveryS > 0 || x.Shed > 0 {
+			fmt.Printf("%s: %d shed, 99 of 100 answered within %.1f ms; quick again %.1f s after its end\n", x.Name, x.Shed, x.ShedP99, x.RecoveryS)
+		}
 		if x.Failure != "" {
 			fmt.Printf("%s: %d failed, the first by: %s\n", x.Name, x.Failed, x.Failure)
 		}

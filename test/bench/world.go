@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 )
 
@@ -30,6 +31,7 @@ type world struct {
 
 	transactions []transactionv1.TransactionServiceClient // in turn
 	settlements  transactionv1.SettlementServiceClient
+	sagas        sagav1.SagaServiceClient
 	close        []func() error
 }
 
@@ -55,6 +57,12 @@ func newWorld(ctx context.Context, c *cluster, run string, accounts int) (*world
 		w.transactions = append(w.transactions, transactionv1.NewTransactionServiceClient(conn))
 		w.settlements = transactionv1.NewSettlementServiceClient(conn)
 	}
+	toSagas, err := dial(c.saga[0])
+	if err != nil {
+		return nil, err
+	}
+	w.close = append(w.close, toSagas.Close)
+	w.sagas = sagav1.NewSagaServiceClient(toSagas)
 	conn, err := dial(c.account[0])
 	if err != nil {
 		return nil, err
@@ -124,8 +132,8 @@ const zipfExponent = 1.1
 // zipf draws accounts by Zipf's law.
 func (w *world) zipf(r *rand.Rand) pair {
 	z := rand.NewZipf(r, zipfExponent, 1, uint64(len(w.accounts)-1)) //nolint:gosec // not negative
-	i := int(z.Uint64())                                               //nolint:gosec // below the number of accounts
-	j := int(z.Uint64())                                               //nolint:gosec // below the number of accounts
+	i := int(z.Uint64())                                             //nolint:gosec // below the number of accounts
+	j := int(z.Uint64())                                             //nolint:gosec // below the number of accounts
 	if i == j {
 		j = (i + 1) % len(w.accounts)
 	}
