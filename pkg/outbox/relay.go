@@ -132,7 +132,7 @@ func (r *Relay) hold(ctx context.Context) error {
 			r.pause.Reset()
 			continue
 		}
-		wait := r.PollInterval
+		wait := max(r.PollInterval-time.Since(r.read), 0)
 		if r.ahead > 0 {
 			wait = max(checkpointEvery-time.Since(r.saved), 0)
 		}
