@@ -128,7 +128,9 @@ func (i *Inbox) consume(ctx context.Context, s Subscription, batch []kafka.Messa
 		if err != nil {
 			return err
 		}
-		clear = !some
+		if clear = !some; some {
+			i.stop(s)
+		}
 	}
 	var parked map[string]bool
 	if !clear && len(wanted) > 0 {
