@@ -113,7 +113,11 @@ func TestWhatAnotherProcessCommitsIsPolled(t *testing.T) {
 	want := happen(t, espg.New(pool, espg.Options{}), 2)
 	<-time.After(c.PollInterval * 3 / 4)
 	wake <- struct{}{}
-	<-looked
+	select {
+	case <-looked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("never looked again")
+	}
 	if d := time.Since(at); d > c.PollInterval*3/2 {
 		t.Errorf("looked after %v, want %v", d, c.PollInterval)
 	}
