@@ -122,16 +122,18 @@ func (i *Inbox) consume(ctx context.Context, s Subscription, batch []kafka.Messa
 			wanted = append(wanted, m)
 		}
 	}
-	next, clear := i.clearUpTo(s, batch)
-	if !clear {
+	next, isClear := i.clearUpTo(s, batch)
+	if !isClear {
 		some, err := i.anyParked(ctx, s)
 		if err != nil {
 			return err
 		}
-		clear = !some
+		if isClear = !some; some {
+			i.stop(s)
+		}
 	}
 	var parked map[string]bool
-	if !clear && len(wanted) > 0 {
+	if !isClear && len(wanted) > 0 {
 		var err error
 		if parked, err = i.parkedKeys(ctx, s, wanted); err != nil {
 			return err
@@ -144,7 +146,7 @@ func (i *Inbox) consume(ctx context.Context, s Subscription, batch []kafka.Messa
 	case len(stopped) > 0:
 		i.stop(s)
 		return i.park(ctx, s, stopped)
-	case clear:
+	case isClear:
 		i.goOn(next)
 	}
 	return nil

@@ -99,6 +99,11 @@ func (r *Relay) resend(ctx context.Context, l *lease) (moved bool, err error) {
 		}
 	}
 	if cause != nil && refused == nil && ctx.Err() == nil {
+		if r.ahead > 0 { // a success before the failure
+			if err := r.save(ctx, l, nil); err != nil {
+				return false, errors.Join(cause, err)
+			}
+		}
 		_, err := r.table.failed(ctx, l.epoch, len(events)-acked, 0, cause)
 		return false, errors.Join(cause, err)
 	}

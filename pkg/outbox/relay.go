@@ -132,7 +132,7 @@ func (r *Relay) hold(ctx context.Context) error {
 			r.pause.Reset()
 			continue
 		}
-		wait := r.PollInterval
+		wait := max(r.PollInterval-time.Since(r.read), 0)
 		if r.ahead > 0 {
 			wait = max(checkpointEvery-time.Since(r.saved), 0)
 		}
@@ -211,12 +211,17 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 		to = flowing[acked].position - 1
 	}
 	waiting = slices.DeleteFunc(waiting, func(e event) bool { return e.position > to })
+	was := l.position
 	if to > l.position {
 		l.position, moved = to, true
 		r.ahead += acked
 	}
 	if len(waiting) > 0 || cause != nil && r.ahead > 0 {
 		if err := r.save(ctx, l, waiting); err != nil {
+			if len(waiting) > 0 { // not parked: the checkpoint must not pass them
+				l.position = was
+				r.ahead -= acked
+			}
 			return false, errors.Join(cause, err)
 		}
 	}

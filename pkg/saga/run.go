@@ -154,24 +154,30 @@ func (j *journey) wait() (asleep bool, err error) {
 		s.UpdatedAt = round(time.Now())
 		return true, j.keep(s, true)
 	}
-	if !j.behind.IsZero() {
-		if err := j.begin(context.WithoutCancel(j.engine.ctx), j.state); err != nil {
-			return false, err
-		}
-	}
 	begins, expires := time.NewTimer(left), j.timer()
 	defer begins.Stop()
 	defer expires.Stop()
-	select {
-	case <-begins.C:
-	case <-expires.C:
-		return false, j.keep(Expire(j.definition, j.state, time.Now()), true)
-	case <-j.news:
-		return false, errNews
-	case <-j.engine.ctx.Done():
-		return false, j.engine.ctx.Err()
+	for {
+		if !j.behind.IsZero() {
+			if err := j.begin(context.WithoutCancel(j.engine.ctx), j.state); err != nil {
+				return false, err
+			}
+		}
+		select {
+		case <-begins.C:
+			return false, nil
+		case <-expires.C:
+			return false, j.keep(Expire(j.definition, j.state, time.Now()), true)
+		case landed := <-j.flight: // a newer state may have to follow
+			if err := j.landed(landed); err != nil {
+				return false, err
+			}
+		case <-j.news:
+			return false, errNews
+		case <-j.engine.ctx.Done():
+			return false, j.engine.ctx.Err()
+		}
 	}
-	return false, nil
 }
 
 // due is when the passing of time changes the saga, though not before it was tried for a while; zero = never.
