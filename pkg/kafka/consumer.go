@@ -332,7 +332,7 @@ type part struct {
 }
 
 // callLinger is how long what comes in from one partition waits for the others while much does.
-const callLinger = 3 * time.Millisecond
+const callLinger = time.Millisecond
 
 // partsMax is how many partitions' messages go into one call of Handle.
 const partsMax = 16

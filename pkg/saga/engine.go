@@ -192,7 +192,7 @@ func (e *Engine) Active() int {
 }
 
 // savesLinger is how long a state waits for others to be stored with while many are.
-const savesLinger = 3 * time.Millisecond
+const savesLinger = time.Millisecond
 
 // settleWait is how long Get waits for a saga whose last step is under way.
 const settleWait = 500 * time.Millisecond

@@ -36,11 +36,11 @@ func (s *Store) atOnce(ctx context.Context, conn *pgxpool.Conn, g *group, with *
 	b.Queue("BEGIN")
 	end, err := s.write(b, g, accepted, heads)
 	if err != nil {
-		return false, nil //nolint:nilerr // an item's, to be found
+		return false, nil // an item's, to be found
 	}
 	if with != nil {
 		if ok, err := with.Once(b, accepted); !ok || err != nil {
-			return false, nil //nolint:nilerr // an item's, to be found
+			return false, nil // an item's, to be found
 		}
 	}
 	g.queueUnmoved(b, accepted, heads)

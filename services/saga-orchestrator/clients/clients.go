@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	callTimeout = 15 * time.Second     // one request; what has no answer by then is asked again
-	flightMax   = 2                    // requests at the same time to one service
-	linger      = 3 * time.Millisecond // while much goes on, for more to go with a request
-	waitingMax  = 100_000              // the engine bounds how many sagas are active
+	callTimeout = 15 * time.Second // one request; what has no answer by then is asked again
+	flightMax   = 2                // requests at the same time to one service
+	linger      = time.Millisecond // while much goes on, for more to go with a request
+	waitingMax  = 100_000          // the engine bounds how many sagas are active
 )
 
 // Clients are the two services the sagas act in. Safe for concurrent use.

@@ -14,7 +14,7 @@ import (
 )
 
 // linger is how long a question waits for others while many are asked.
-const linger = 3 * time.Millisecond
+const linger = time.Millisecond
 
 // callTimeout bounds one call to another service.
 const callTimeout = 5 * time.Second

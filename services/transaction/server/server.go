@@ -38,7 +38,7 @@ type Config struct {
 }
 
 // linger is how long a command waits for others while many come.
-const linger = 3 * time.Millisecond
+const linger = time.Millisecond
 
 // cacheBytes is for transactions under way and those that have just ended: hardly any command comes for one later.
 const cacheBytes = 32 << 20
