@@ -59,6 +59,8 @@ const creditAgain = `WITH c AS (SELECT * FROM es_event WHERE event_type = 'Balan
 	FROM c, l, h`
 
 func (h *history) tamperDatabases(t *testing.T) {
+	// A transfer whose caller was told its end.
+	told := h.requests[slices.IndexFunc(h.requests, func(r auditor.Request) bool { return r.Op == "transfer" && r.Status == "completed" })].ID
 	for _, tc := range []struct {
 		name, database, sql string
 		want                []string // pieces of what is found
@@ -88,13 +90,13 @@ func (h *history) tamperDatabases(t *testing.T) {
 		{"another snapshot", "account", `UPDATE es_head SET snapshot = convert_to(regexp_replace(convert_from(snapshot, 'UTF8'), '"balance":"-?', '\&1'), 'UTF8')
 			WHERE stream_id = (SELECT stream_id FROM es_head WHERE snapshot IS NOT NULL ORDER BY version DESC LIMIT 1)`, []string{"snapshot: ", " differs in the balance "}, ""},
 		{"a relay that is behind", "account", `UPDATE outbox_relay SET position = position - 1`, []string{"outbox: Account database: the relay's checkpoint is "}, "1 account events are not published"},
-		{"a transaction that has not ended", "transaction", `DELETE FROM es_event WHERE position = (SELECT max(position) FROM es_event WHERE event_type = 'TransferCompleted')`, []string{
+		{"a transaction that has not ended", "transaction", `DELETE FROM es_event WHERE event_type = 'TransferCompleted' AND stream_id = '` + told + `'`, []string{
 			": has not ended", "order: Transaction database, position ", ": the head's version is 2, want 1", ": the caller was told \"completed\", and it is \"pending\"", "read model: transaction_pending ",
 		}, ""},
 		{"a transaction shown as pending", "transaction", `UPDATE transaction_view SET status = 'pending' WHERE id = (SELECT id FROM transaction_view LIMIT 1)`, []string{"read model: transaction_view "}, ""},
 		{"a transaction that failed, and moved money", "transaction", `UPDATE es_event SET event_type = 'TransferFailed',
 			payload = convert_to(replace(convert_from(payload, 'UTF8'), 'TransferCompleted', 'TransferFailed'), 'UTF8')
-			WHERE position = (SELECT max(position) FROM es_event WHERE event_type = 'TransferCompleted')`, []string{
+			WHERE event_type = 'TransferCompleted' AND stream_id = '` + told + `'`, []string{
 			"that failed; it moved ", "is a transfer that failed, its saga a transfer that completed", ": the caller was told \"completed\", and it is \"failed\"", "differs from what is committed",
 			"read model: transaction_view ",
 		}, ""},
