@@ -163,6 +163,14 @@ func (s *stack) carryOut(c crashCase) (took time.Duration, killed bool) {
 	return took, killed
 }
 
+// accountsShown: the accounts' read model shows all that is committed.
+func (s *stack) accountsShown() bool {
+	s.t.Helper()
+	var behind int
+	s.one(accounts, &behind, "SELECT count(*) FROM es_head h LEFT JOIN account_view v ON v.id::text = h.stream_id WHERE v.version IS DISTINCT FROM h.version")
+	return behind == 0
+}
+
 // untilKilled waits until the process ends, or everything else has.
 func (s *stack) untilKilled(service *process, accepted <-chan string) (id string, killed bool) {
 	s.t.Helper()
@@ -171,7 +179,7 @@ func (s *stack) untilKilled(service *process, accepted <-chan string) (id string
 		case id = <-accepted:
 		default:
 		}
-		return service.dead() || id != "" && s.ended(id) && s.published() && s.shown("transactions", fmt.Sprintf("Transaction.%s.2", id))
+		return service.dead() || id != "" && s.ended(id) && s.published() && s.shown("transactions", fmt.Sprintf("Transaction.%s.2", id)) && s.accountsShown()
 	})
 	if service.dead() && !service.killed() {
 		s.t.Fatalf("%s was not killed: %s", service.path, service.cmd.ProcessState)

@@ -72,13 +72,13 @@ func TestALateOrchestratorIsFenced(t *testing.T) {
 	t.Logf("%d transfers, %d of them under way at the stop, ended %v after it; refused was %q", len(ids), len(mine), took.Round(time.Millisecond), refusal)
 }
 
-// stopAtWrite asks for the transfers, and has the orchestrator stop at the first write of one while it works on many. It returns
+// stopAtWrite asks for the transfers, and has the orchestrator stop at a write while it works on many. It returns
 // their sagas, those of them that are under way there, and the epoch that these belong to.
 func (s *stack) stopAtWrite(late *process, cases []crashCase) (ids, mine []string, epoch int64) {
 	s.t.Helper()
 	s.eventually("what funded the accounts has ended", func() bool { return s.unfinished() == 0 })
-	late.arm("saga.before_save=stop")
-	late.signal(syscall.SIGSTOP) // so that it starts with all transfers at the same time
+	late.arm("saga.before_save=stop,nth:3") // by then what came in from all partitions is under way
+	late.signal(syscall.SIGSTOP)            // so that it starts with all transfers at the same time
 	ids = s.transferAll(cases)
 	s.eventually("all transfers are published", func() bool { return s.publishedBy(transactions) })
 	late.signal(syscall.SIGCONT)
