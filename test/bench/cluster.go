@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,19 +180,11 @@ func (c *cluster) start(s service, addr string, i int) error {
 }
 
 func (c *cluster) ready(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.http+"/readyz", http.NoBody)
+	body, err := get(ctx, "http://"+c.http+"/readyz")
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz: %s", res.Status)
-	}
-	return nil
+	return body.Close()
 }
 
 // died reports the services that ended by themselves, with their last words.

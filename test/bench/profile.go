@@ -33,23 +33,32 @@ func (s settings) profile(ctx context.Context, c *cluster, scenario string) erro
 	return errors.Join(errs...)
 }
 
-func fetch(ctx context.Context, url, into string) error {
+// get asks for a page; any status but 200 is an error.
+func get(ctx context.Context, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("GET %s: %s", url, res.Status), res.Body.Close())
+	}
+	return res.Body, nil
+}
+
+func fetch(ctx context.Context, url, into string) error {
+	body, err := get(ctx, url)
+	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", url, res.Status)
-	}
+	defer body.Close()
 	f, err := os.Create(into) //nolint:gosec // the caller says where
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, res.Body)
+	_, err = io.Copy(f, body)
 	return errors.Join(err, f.Close())
 }
