@@ -178,6 +178,9 @@ func (g *group) place(end int64) {
 	}
 }
 
+// lockLog goes before the statement that reads the clock: one that waited for a lock would have read it before.
+const lockLog = "SELECT FROM es_log FOR UPDATE"
+
 // lock is the first round trip: begin, lock the log, read the heads and find ids that are stored already.
 func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *With) (map[es.Stream]int64, map[string]bool, error) {
 	var (
@@ -186,7 +189,7 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 	)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	b.Queue("SELECT FROM es_log FOR UPDATE")
+	b.Queue(lockLog)
 	queueHeads(b, g.streams, heads)
 	b.Queue("SELECT event_id::text FROM es_event WHERE event_id = ANY($1::uuid[])", g.ids).Query(func(rows pgx.Rows) error {
 		var id string
@@ -301,8 +304,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 	if len(events) == 0 {
 		return end, nil
 	}
-	// The clock is read once the row is locked: where another append had it, Postgres evaluates this anew on the row it left.
-	b.Queue("UPDATE es_log SET position = position + $1, recorded_at = greatest(recorded_at, clock_timestamp()) RETURNING position", len(events)).
+	b.Queue("UPDATE es_log SET position = position + $1, recorded_at = greatest(recorded_at + '1 microsecond', clock_timestamp()) RETURNING position", len(events)).
 		QueryRow(func(row pgx.Row) error { return row.Scan(end) })
 	c.queue(b)
 	queueEnds(b, order, ends, heads)

@@ -34,6 +34,7 @@ func (s *Store) atOnce(ctx context.Context, conn *pgxpool.Conn, g *group, with *
 	accepted := g.accept(heads, nil)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
+	b.Queue(lockLog)
 	end, err := s.write(b, g, accepted, heads)
 	if err != nil {
 		return false, nil // an item's, to be found
