@@ -20,6 +20,7 @@ import (
 type plan struct {
 	definition saga.Definition
 	refuse     string
+	late       string        // this action answers a moment after the others
 	hang       string        // this action has no answer
 	open       chan struct{} // until this is closed
 	stuck      string
@@ -77,8 +78,11 @@ func (p *plan) action(name string, kind func(func(saga.Call) (map[string]any, er
 	})
 	return func(ctx context.Context, c saga.Call) (saga.Answer, error) {
 		p.mu.Lock()
-		hang, isStuck := name == p.hang, name == p.stuck
+		late, hang, isStuck := name == p.late, name == p.hang, name == p.stuck
 		p.mu.Unlock()
+		if late {
+			time.Sleep(time.Millisecond)
+		}
 		if isStuck {
 			return saga.Answer{Outcome: saga.Stuck, Reason: "LOST", Message: "Nobody knows."}, nil
 		}
@@ -229,20 +233,20 @@ func TestStepsAtTheSameTime(t *testing.T) {
 	flight, hotel := undo("flight"), undo("hotel")
 	flight.Parallel, hotel.Parallel = "book", "book"
 	for _, tc := range []struct {
-		name, refuse, hang string
-		status             saga.Status
-		effects            []string // in alphabetical order
-		step               int
+		name, refuse, late, hang string
+		status                   saga.Status
+		effects                  []string // in alphabetical order
+		step                     int
 	}{
-		{"all done", "", "", saga.Completed, []string{"flight", "hotel", "pay"}, 3},
-		{"one refused, the other done", "flight", "", saga.Compensated, []string{"hotel", "hotel_back", "tell_compensated"}, 1},
-		{"one refused, the other without an answer", "flight", "hotel", saga.Compensated, []string{"tell_compensated"}, 0},
-		{"what comes after is refused", "pay", "", saga.Compensated, []string{"flight", "flight_back", "hotel", "hotel_back", "tell_compensated"}, 2},
+		{"all done", "", "", "", saga.Completed, []string{"flight", "hotel", "pay"}, 3},
+		{"one refused, the other done", "flight", "flight", "", saga.Compensated, []string{"hotel", "hotel_back", "tell_compensated"}, 1},
+		{"one refused, the other without an answer", "flight", "", "hotel", saga.Compensated, []string{"tell_compensated"}, 0},
+		{"what comes after is refused", "pay", "", "", saga.Compensated, []string{"flight", "flight_back", "hotel", "hotel_back", "tell_compensated"}, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPlan(flight, hotel, saga.Step{Name: "pay", Kind: saga.Pivot})
-				p.refuse, p.hang = tc.refuse, tc.hang
+				p.refuse, p.late, p.hang = tc.refuse, tc.late, tc.hang
 				store := saga.NewMemory()
 				e := p.engine(t, store, nil)
 				p.start(t, e, "s", `{}`)
