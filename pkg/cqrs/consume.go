@@ -16,12 +16,13 @@ const projectionLinger = 50 * time.Millisecond
 
 // Consumers makes one Kafka consumer for each subscription of the bus: group "<service>.<name>", topic of the
 // subscription's source. What cannot be handled is parked in the box; without one it stops its partition, visibly.
-func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string, box *inbox.Inbox) ([]*kafka.Consumer, error) {
+// decode reads an event's JSON, as es.Decode.
+func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string, box *inbox.Inbox, decode func([]byte) (es.Event, error)) ([]*kafka.Consumer, error) {
 	var consumers []*kafka.Consumer
 	for _, s := range b.Subscriptions() {
-		handle := s.consume
+		handle := func(ctx context.Context, batch []kafka.Message) error { return s.consume(ctx, batch, decode) }
 		if box != nil {
-			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: s.wantsMessage, Handle: s.consume})
+			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: s.wantsMessage, Handle: handle})
 		}
 		var wait time.Duration
 		if s.Kind == ProjectionHandler {
@@ -48,13 +49,13 @@ func (s Subscription) wantsMessage(m kafka.Message) bool {
 
 // consume decodes the messages that the subscription wants, and delivers them. A message that is no event is an error, rather
 // than skipped.
-func (s Subscription) consume(ctx context.Context, batch []kafka.Message) error {
+func (s Subscription) consume(ctx context.Context, batch []kafka.Message, decode func([]byte) (es.Event, error)) error {
 	events := make([]es.Event, 0, len(batch))
 	for _, m := range batch {
 		if !s.wantsMessage(m) {
 			continue
 		}
-		e, err := es.Decode(m.Value)
+		e, err := decode(m.Value)
 		if err != nil {
 			return fmt.Errorf("%s partition %d offset %d: %w: %w", m.Topic, m.Partition, m.Offset, inbox.ErrUnreadable, err)
 		}

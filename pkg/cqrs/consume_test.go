@@ -60,7 +60,7 @@ func publish(t *testing.T, p *kafka.Producer, batch ...kafka.Message) {
 
 func consume(t *testing.T, b *cqrs.EventBus, cfg kafka.Config) {
 	t.Helper()
-	consumers, err := b.Consumers(cfg, "billing", "test", nil)
+	consumers, err := b.Consumers(cfg, "billing", "test", nil, es.Decode)
 	if err != nil || len(consumers) != len(b.Subscriptions()) {
 		t.Fatalf("%d consumers, %v", len(consumers), err)
 	}
@@ -232,7 +232,7 @@ func TestAMessageThatIsNoEventParksItsKey(t *testing.T) {
 	b.OnSaga("saga", "Account", []string{"Moved"}, saga.handle)
 	b.OnProjection("projection", "Account", projection.handle)
 	box := inbox.New(inbox.Config{Pool: pool, Log: cfg.Log})
-	consumers, err := b.Consumers(cfg, "billing", "test", box)
+	consumers, err := b.Consumers(cfg, "billing", "test", box, es.Decode)
 	if err != nil {
 		t.Fatal(err)
 	}

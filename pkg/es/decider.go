@@ -97,7 +97,7 @@ func (d *Decider[S, C]) Replay(r *Root[S], events ...Event) error {
 		if e.Version != r.Version+1 {
 			return fmt.Errorf("replay %s: version %d follows %d", e.Stream, e.Version, r.Version)
 		}
-		f, err := d.Decode(e.Type, e.Data)
+		f, err := FactOf(e, d.Decode)
 		if err != nil {
 			return fmt.Errorf("replay %s version %d (%s): %w", e.Stream, e.Version, e.Type, err)
 		}
@@ -166,7 +166,7 @@ func (d *Decider[S, C]) record(r *Root[S], stream Stream, c commandInfo, facts [
 		}
 		e := Event{
 			ID: EventID(stream, c.key, i), Type: f.EventType(), Stream: stream, Version: r.Version + 1,
-			At: c.at, CorrelationID: c.correlationID, CausationID: c.id, Metadata: c.metadata, Data: data,
+			At: c.at, CorrelationID: c.correlationID, CausationID: c.id, Metadata: c.metadata, Data: data, recorded: &recorded{f, data},
 		}
 		r.State = d.Evolve(r.State, f, Occurred{Version: e.Version, At: e.At})
 		r.Version = e.Version

@@ -42,6 +42,22 @@ type Event struct {
 	// Position and RecordedAt are set by a store when it reads the event back; they are not part of the JSON.
 	Position   int64     // place among all events of the store, without gaps, in commit order
 	RecordedAt time.Time // when the store took it; never decreases with Position
+
+	recorded *recorded // nil = read from JSON
+}
+
+// recorded is a fact as it was decided, with the JSON it was encoded to.
+type recorded struct {
+	fact Fact
+	data json.RawMessage
+}
+
+// FactOf is an event's payload: as it was recorded, in the process that did, else decoded.
+func FactOf(e Event, decode func(eventType string, data json.RawMessage) (Fact, error)) (Fact, error) {
+	if r := e.recorded; r != nil && r.fact.EventType() == e.Type && len(e.Data) > 0 && &e.Data[0] == &r.data[0] {
+		return r.fact, nil // of this very JSON
+	}
+	return decode(e.Type, e.Data)
 }
 
 // Encode writes the event's JSON. The bytes are stable: equal events give equal bytes.

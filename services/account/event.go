@@ -170,4 +170,4 @@ func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {
 }
 
 // Decode reads an event's payload.
-func Decode(e es.Event) (es.Fact, error) { return decode(e.Type, e.Data) }
+func Decode(e es.Event) (es.Fact, error) { return es.FactOf(e, decode) }

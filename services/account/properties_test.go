@@ -32,10 +32,11 @@ func (w *walk) do(rt *rapid.T, c account.Command) []es.Fact {
 	if err != nil && es.RefusalOf(err) == nil {
 		rt.Fatal(err)
 	}
-	w.events = append(w.events, events...)
 	w.root.Commit()
 	var facts []es.Fact
 	for _, e := range events {
+		e = estest.Stored(rt, e)
+		w.events = append(w.events, e)
 		f, err := account.Decode(e)
 		if err != nil {
 			rt.Fatal(err)

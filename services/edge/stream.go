@@ -44,7 +44,7 @@ type Stream struct {
 func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-" + s.Service, Log: app.Log}
 	box := inbox.New(inbox.Config{Pool: s.Pool, Log: app.Log})
-	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service, box)
+	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service, box, s.Events.Decode)
 	if err != nil {
 		return nil, err
 	}

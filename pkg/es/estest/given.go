@@ -136,3 +136,15 @@ func RoundTrip[S, C any](t testing.TB, d *es.Decider[S, C], f es.Fact) {
 		t.Fatalf("%s changes when decoded: %s became %s (%v)", f.EventType(), data, again, err)
 	}
 }
+
+// Stored is an event as it is read back: all that is known of it is its JSON.
+func Stored(t interface{ Fatal(args ...any) }, e es.Event) es.Event {
+	payload, err := e.Encode()
+	if err == nil {
+		e, err = es.Decode(payload)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}

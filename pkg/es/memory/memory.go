@@ -55,7 +55,10 @@ func (s *Store) append(streams []es.Append) error {
 	if err := es.CheckAppends(streams); err != nil {
 		return err
 	}
-	ids := map[string]bool{}
+	var (
+		ids    = map[string]bool{}
+		events []es.Event
+	)
 	for _, a := range streams {
 		if actual := s.head(a.Stream).Version; actual != a.Expected {
 			return &es.ConflictError{Stream: a.Stream, Expected: a.Expected, Actual: actual}
@@ -73,12 +76,18 @@ func (s *Store) append(streams []es.Append) error {
 			if len(payload) > es.EventBytesMax {
 				return &es.LimitError{Stream: a.Stream, Limit: "event size in bytes", Max: es.EventBytesMax, Actual: len(payload)}
 			}
+			read, err := es.Decode(payload) // what is stored is JSON
+			if err != nil {
+				return err
+			}
+			events = append(events, read)
 		}
 		if stored != nil {
 			return &es.DuplicateError{Stream: a.Stream, IDs: stored}
 		}
 	}
 	now := time.Now().UTC()
+	n := 0 // events stored
 	for _, a := range streams {
 		if len(a.Events) == 0 {
 			continue
@@ -88,9 +97,10 @@ func (s *Store) append(streams []es.Append) error {
 			h = &head{}
 			s.heads[a.Stream] = h
 		}
-		for _, e := range a.Events {
+		for range a.Events {
+			e := events[n]
+			n++
 			e.Position, e.RecordedAt = int64(len(s.events)+1), now
-			e.At = e.At.UTC().Truncate(time.Millisecond)
 			s.byID[e.ID] = len(s.events)
 			h.at = append(h.at, len(s.events))
 			s.events = append(s.events, e)

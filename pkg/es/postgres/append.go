@@ -35,6 +35,9 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 	case err == nil:
 		if len(g.written) > 0 {
 			s.recent.add(g.written)
+			for _, c := range g.written {
+				s.recall.Add(c.Payload, *c.event)
+			}
 			select {
 			case s.committed <- struct{}{}:
 			default:
@@ -296,7 +299,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 				c.add(e, g.payloads[e])
 				events = append(events, *e)
 				g.written = append(g.written, Committed{
-					Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e],
+					Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e], event: e,
 				})
 			}
 		}

@@ -47,6 +47,7 @@ type Store struct {
 	inline    func(*pgx.Batch, []es.Event) error
 	committed chan struct{}
 	recent    recent
+	recall    es.Recall
 	apart     atomic.Int64 // groups that are not to be sent whole, before the next that is
 }
 
@@ -60,6 +61,9 @@ func (s *Store) Scope() es.Scope { return es.ScopeStore }
 
 // Committed has a value after this process committed events: a hint for its relay.
 func (s *Store) Committed() <-chan struct{} { return s.committed }
+
+// Decode reads an event's JSON; that of an event which this process committed a while ago costs a look-up.
+func (s *Store) Decode(b []byte) (es.Event, error) { return s.recall.Decode(b) }
 
 // Secret is the database's own random key, made with its first migration.
 func (s *Store) Secret(ctx context.Context) ([]byte, error) {

@@ -14,6 +14,8 @@ type Committed struct {
 	Type          string
 	CorrelationID string
 	Payload       []byte
+
+	event *es.Event
 }
 
 // recentBytesMax bounds the payloads that are remembered.
