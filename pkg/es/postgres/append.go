@@ -35,8 +35,8 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 	case err == nil:
 		if len(g.written) > 0 {
 			s.recent.add(g.written)
-			for _, c := range g.written {
-				s.recall.Add(c.Payload, *c.event)
+			for i, c := range g.written {
+				s.recall.Add(c.Payload, *g.events[i])
 			}
 			select {
 			case s.committed <- struct{}{}:
@@ -76,6 +76,7 @@ type group struct {
 	streams  []es.Stream // distinct, in order of appearance
 	ids      []string
 	written  []Committed // accepted, once committed with their positions
+	events   []*es.Event // those of written
 }
 
 func newGroup(items [][]es.Append) *group {
@@ -280,7 +281,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 		order  []es.Stream
 		kept   []*es.Append
 	)
-	end, g.written = new(int64), nil
+	end, g.written, g.events = new(int64), nil, nil
 	for _, i := range accepted {
 		for j := range g.items[i] {
 			a := &g.items[i][j]
@@ -299,8 +300,9 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 				c.add(e, g.payloads[e])
 				events = append(events, *e)
 				g.written = append(g.written, Committed{
-					Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e], event: e,
+					Stream: e.Stream, Version: e.Version, Type: e.Type, CorrelationID: e.CorrelationID, Payload: g.payloads[e],
 				})
+				g.events = append(g.events, e)
 			}
 		}
 	}

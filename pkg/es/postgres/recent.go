@@ -14,8 +14,6 @@ type Committed struct {
 	Type          string
 	CorrelationID string
 	Payload       []byte
-
-	event *es.Event
 }
 
 // recentBytesMax bounds the payloads that are remembered.
