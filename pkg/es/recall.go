@@ -16,8 +16,12 @@ type Recall struct {
 // recallBytesMax bounds the JSON of each of two generations.
 const recallBytesMax = 4 << 20
 
-// Add remembers an event and the JSON that Encode wrote for it.
+// Add remembers an event and the JSON that Encode wrote for it. One without the fact that it was recorded from is let go: there is
+// nothing to be saved.
 func (r *Recall) Add(payload []byte, e Event) {
+	if e.recorded == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.young == nil || r.bytes+len(payload) > recallBytesMax {

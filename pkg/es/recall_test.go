@@ -2,10 +2,16 @@ package es_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/pgtest"
 )
 
 // An event of this process comes back with its fact; whatever else is read as JSON, and means the same.
@@ -60,22 +66,63 @@ func TestRecall(t *testing.T) {
 	}
 }
 
-// What is remembered is bounded: the oldest are read as JSON again.
+// What is remembered is bounded: the oldest are read as JSON again. What was not recorded here is not remembered.
 func TestRecallForgets(t *testing.T) {
+	d := purses(true)
+	root := d.New()
+	events, err := d.Apply(&root, oneStream, es.Command[any]{ID: "c", At: noon, Body: put{3}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var r es.Recall
-	first := []byte("0")
-	for i := range 300 {
-		b := make([]byte, 64<<10)
-		if b[0] = byte(i % 200); i == 0 {
-			first = b
-		}
-		b[1] = byte(i / 200)
-		r.Add(b, es.Event{ID: "known"})
-		if e, err := r.Decode(b); err != nil || e.ID != "known" {
+	payload := func(n int) []byte { return append(make([]byte, 64<<10), fmt.Sprint(n)...) } // no JSON: only what is remembered is read
+	for n := range 300 {
+		r.Add(payload(n), events[0])
+		if e, err := r.Decode(payload(n)); err != nil || e.ID != events[0].ID {
 			t.Fatalf("the newest: %v, %v", e, err)
 		}
 	}
-	if _, err := r.Decode(first); err == nil {
+	if _, err := r.Decode(payload(0)); err == nil {
 		t.Error("the oldest of 19 MB is still remembered")
+	}
+	r.Add(payload(-1), es.Event{ID: "strange"})
+	if _, err := r.Decode(payload(-1)); err == nil {
+		t.Error("an event without its fact is remembered")
+	}
+}
+
+// What a store has committed, it need not decode.
+func TestAStoreKnowsItsEventsAgain(t *testing.T) {
+	pool := pgtest.Pool(t)
+	if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	s := postgres.New(pool, postgres.Options{})
+	events := must(t, newExecutor(t, s, es.ExecutorOptions{}), uuid.NewString(), "k", twice{3}).Events
+	for _, committed := range events {
+		payload, err := committed.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, tc := range map[string]struct {
+			decode func([]byte) (es.Event, error)
+			want   int
+		}{"the store": {s.Decode, 0}, "another one": {postgres.New(pool, postgres.Options{}).Decode, 1}} {
+			e, err := tc.decode(payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			f, err := es.FactOf(e, func(eventType string, data json.RawMessage) (es.Fact, error) {
+				n++
+				return purses(true).Decode(eventType, data)
+			})
+			if err != nil || f != es.Fact(moved{3}) || n != tc.want || e.Version != committed.Version {
+				t.Errorf("%s: %+v of version %d, decoded %d times (%v)", name, f, e.Version, n, err)
+			}
+		}
+	}
+	if len(events) != 2 {
+		t.Errorf("%d events", len(events))
 	}
 }

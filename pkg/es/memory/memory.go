@@ -87,7 +87,6 @@ func (s *Store) append(streams []es.Append) error {
 		}
 	}
 	now := time.Now().UTC()
-	n := 0 // events stored
 	for _, a := range streams {
 		if len(a.Events) == 0 {
 			continue
@@ -98,8 +97,8 @@ func (s *Store) append(streams []es.Append) error {
 			s.heads[a.Stream] = h
 		}
 		for range a.Events {
-			e := events[n]
-			n++
+			e := events[0]
+			events = events[1:]
 			e.Position, e.RecordedAt = int64(len(s.events)+1), now
 			s.byID[e.ID] = len(s.events)
 			h.at = append(h.at, len(s.events))
