@@ -84,6 +84,12 @@ bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BR
 bench-soak: bin/bench ## Offer 0.8 of the capacity for DURATION (30m) on BROKER (apache), and look at what should stay as it is
 	@exec bin/bench -soak -duration $(or $(DURATION),30m) -broker $(if $(filter both,$(BROKER)),apache,$(BROKER))
 
+.PHONY: pgo
+pgo: bin/bench ## Profile the services under load for DURATION (20s) a scenario: the default.pgo that their builds are optimised by
+	@bin/bench -duration $(or $(DURATION),20s) -broker apache -only uniform1024,rest,open500 -profiles -out bin/pgo
+	@go tool pprof -proto -output bin/pgo/default.pgo bin/pgo/*.pprof
+	@for s in $(SERVICES); do cp bin/pgo/default.pgo services/$$s/default.pgo; done
+
 .PHONY: verify
 verify: verify-format verify-generated verify-proto verify-modules verify-lint ## Check format, generated code, contracts, modules, lint
 

@@ -18,7 +18,7 @@ The address is in DIR/address (host:port). It is written before the broker start
 SIGTERM stops the broker cleanly. Needs Java 17 or later, and Maven for the first run.
 
   JAVA_HOME        the Java to use, else the one on PATH
-  KAFKA_HEAP_OPTS  memory for the broker (default: -Xmx512m)
+  KAFKA_HEAP_OPTS  memory for the broker (default: -Xmx512m -XX:+UseSerialGC)
   XDG_CACHE_HOME   the jars are kept in $XDG_CACHE_HOME/billing (default: ~/.cache/billing)
 HELP
 }
@@ -149,5 +149,5 @@ fi
 echo "127.0.0.1:$port" >"$data/address"
 # KAFKA_HEAP_OPTS may hold several options, so it is split on purpose.
 # shellcheck disable=SC2086
-exec "$java" ${KAFKA_HEAP_OPTS:--Xmx512m} -XX:+ExitOnOutOfMemoryError "${java_opts[@]}" \
+exec "$java" ${KAFKA_HEAP_OPTS:--Xmx512m -XX:+UseSerialGC} -XX:+ExitOnOutOfMemoryError "${java_opts[@]}" \
   kafka.Kafka "$data/server.properties"

@@ -36,13 +36,16 @@ type Decider[S, C any] struct {
 	Evolve func(S, Fact, Occurred) S
 	// Decode turns a stored payload into a fact. Every version ever stored decodes for ever.
 	Decode func(eventType string, data json.RawMessage) (Fact, error)
-	// Snapshots keeps states with the stream's head, so that a load costs one row; nil = always fold the events.
+	// Snapshots keeps states with the stream's head, so that a load costs one row and few events; nil = always fold the events.
 	Snapshots *Snapshots[S]
 }
 
 // Snapshots encodes a state and decodes it again. Restore fails on anything an older version of the code wrote in another
 // shape; the events are folded then.
 type Snapshots[S any] struct {
+	// Every is how many versions apart snapshots are taken: by each append that passes a multiple of it. A divisor of SnapshotEvery; 0 =
+	// by each append.
+	Every   int64
 	Take    func(S) ([]byte, error)
 	Restore func([]byte) (S, error)
 }

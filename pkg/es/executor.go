@@ -250,7 +250,7 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 		for i, s := range d.streams {
 			a := Append{Stream: s, Expected: d.roots[i].Version, Events: d.after[i].Uncommitted()}
 			var err error
-			a.Snapshot, err = x.snapshot(d.after[i])
+			a.Snapshot, err = x.snapshot(d.roots[i].Version, d.after[i])
 			d.err = errors.Join(d.err, err)
 			item[i] = a
 		}
@@ -324,15 +324,20 @@ func (x *Executor[S, C]) size(a Append) int {
 	switch {
 	case x.decider.Snapshots == nil:
 		return cacheUnknownBytes
-	case a.Snapshot == nil:
+	case len(a.Events) == 0:
 		return sameSize
+	case a.Snapshot == nil:
+		return cacheUnknownBytes
 	}
 	return len(a.Snapshot)
 }
 
-// snapshot takes the state of a root that has something to store.
-func (x *Executor[S, C]) snapshot(r Root[S]) ([]byte, error) {
+// snapshot takes the state of a root that has something to store, where it is time for one.
+func (x *Executor[S, C]) snapshot(stored int64, r Root[S]) ([]byte, error) {
 	if x.decider.Snapshots == nil || len(r.uncommitted) == 0 {
+		return nil, nil
+	}
+	if every := max(x.decider.Snapshots.Every, 1); stored/every == r.Version/every {
 		return nil, nil
 	}
 	b, err := x.decider.Snapshots.Take(r.State)

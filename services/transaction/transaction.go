@@ -118,6 +118,7 @@ func Decider() *es.Decider[Transaction, Command] {
 		Evolve:     evolve,
 		Decode:     decode,
 		Snapshots: &es.Snapshots[Transaction]{
+			Every: 2, // most transactions end there: a pending one is quickly folded
 			Take: func(t Transaction) ([]byte, error) {
 				return json.Marshal(snapshot{Schema: snapshotSchema, Transaction: t})
 			},

@@ -35,6 +35,7 @@ func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
 	case err == nil:
 		if len(g.written) > 0 {
 			s.recent.add(g.written)
+			s.elsewhere.commit(g.written)
 			for i, c := range g.written {
 				s.recall.Add(c.Payload, *g.events[i])
 			}

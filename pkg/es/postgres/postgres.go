@@ -48,6 +48,7 @@ type Store struct {
 	committed chan struct{}
 	recent    recent
 	recall    es.Recall
+	elsewhere elsewhere
 	apart     atomic.Int64 // groups that are not to be sent whole, before the next that is
 }
 

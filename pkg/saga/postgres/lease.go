@@ -38,8 +38,13 @@ func (s *Store) Release(ctx context.Context, epoch int64) error {
 	return nil
 }
 
+// unfinished are the sagas that do not rest. The few that are open are looked up one by one (hence OFFSET 0): to the planner, which
+// counts a table now and then, they are many where there were many a while ago.
+const unfinished = ` FROM saga_open o, LATERAL (SELECT * FROM saga_state g WHERE g.saga_id = o.saga_id OFFSET 0) s
+	WHERE status IN ('in_progress', 'compensating')`
+
 // claimable are unfinished sagas that no living engine works on, and that do not sleep.
-const claimable = ` FROM saga_state s WHERE status IN ('in_progress', 'compensating') AND (wake_at IS NULL OR wake_at <= clock_timestamp())
+const claimable = unfinished + ` AND (wake_at IS NULL OR wake_at <= clock_timestamp())
 	AND NOT EXISTS (SELECT FROM saga_engine e WHERE e.epoch = s.epoch)
 	AND EXISTS (SELECT FROM unnest($1::text[], $2::int[]) AS k(t, v) WHERE k.t = s.saga_type AND k.v = s.definition)`
 
@@ -61,7 +66,7 @@ func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.DefinitionI
 		if _, err := tx.Exec(ctx, `SELECT FROM es_log FOR UPDATE`); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `WITH mine AS (SELECT saga_id`+claimable+` ORDER BY created_at, saga_id LIMIT $3)
+		rows, err := tx.Query(ctx, `WITH mine AS (SELECT o.saga_id`+claimable+` ORDER BY o.created_at, o.saga_id LIMIT $3)
 			UPDATE saga_state g SET epoch = $4 FROM mine WHERE g.saga_id = mine.saga_id RETURNING g.revision, g.epoch, g.state`, types, versions, limit, epoch)
 		if err != nil {
 			return err

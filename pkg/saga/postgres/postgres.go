@@ -57,11 +57,16 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 	}
 	failpoint.Hit("saga.before_insert")
 	found, err := s.pool.Query(ctx, `
-		INSERT INTO saga_state (saga_id, tenant_id, saga_type, definition, status, revision, epoch, created_at, updated_at, state, subjects)
-		SELECT i, t, y, v, s, r, e, c, u, d, string_to_array(b, ' ')
-		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[], $11::int[])
-		AS x(i, t, y, s, r, e, c, u, d, b, v) ORDER BY i
-		ON CONFLICT DO NOTHING RETURNING saga_id::text`,
+		WITH added AS (
+			INSERT INTO saga_state (saga_id, tenant_id, saga_type, definition, status, revision, epoch, created_at, updated_at, state, subjects)
+			SELECT i, t, y, v, s, r, e, c, u, d, string_to_array(b, ' ')
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[], $11::int[])
+			AS x(i, t, y, s, r, e, c, u, d, b, v) ORDER BY i
+			ON CONFLICT DO NOTHING RETURNING saga_id, created_at, status
+		), opened AS (
+			INSERT INTO saga_open SELECT saga_id, created_at FROM added WHERE status IN `+openStatuses+`
+		)
+		SELECT saga_id::text FROM added`,
 		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.epochs, rows.created, rows.updated, rows.states, rows.subjects, rows.versions)
 	if err != nil {
 		return nil, espg.Classify("insert sagas", err)
@@ -174,6 +179,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 				}
 			}
 			b.Queue(updateSagas, rows.args()...)
+			rows.queueOpen(b)
 			return nil
 		},
 		Once: func(b *pgx.Batch, accepted []int) (bool, error) {
@@ -195,6 +201,7 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 			}
 			b.Queue(`WITH written AS (`+updateSagas+` AND g.revision = x.r - 1 AND g.epoch = ($9::bigint[])[x.n] RETURNING 1)
 				SELECT es_require(count(*) = $10) FROM written`, append(rows.args(), epochs, len(sagas))...)
+			rows.queueOpen(b)
 			return true, nil
 		},
 	})
@@ -215,6 +222,20 @@ func (s *Store) save(ctx context.Context, sagas []saga.State, owned bool) []erro
 const updateSagas = `UPDATE saga_state AS g SET status = s, revision = r, epoch = e, updated_at = u, state = d, error_reason = f, wake_at = w
 	FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::text[], $8::timestamptz[])
 	WITH ORDINALITY AS x(i, s, r, e, u, d, f, w, n) WHERE g.saga_id = x.i`
+
+// openStatuses are those of sagas that have a row in saga_open.
+const openStatuses = `('in_progress', 'compensating', 'needs_attention')`
+
+// queueOpen keeps saga_open in step with the states.
+func (r *rows) queueOpen(b *pgx.Batch) {
+	if len(r.ended) > 0 {
+		b.Queue(`DELETE FROM saga_open WHERE saga_id = ANY($1::uuid[])`, r.ended)
+	}
+	if len(r.ended) < len(r.ids) {
+		b.Queue(`INSERT INTO saga_open SELECT i, c FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) AS x(i, c, s) WHERE s IN `+openStatuses+`
+			ON CONFLICT DO NOTHING`, r.ids, r.created, r.statuses)
+	}
+}
 
 func (r *rows) args() []any {
 	return []any{r.ids, r.statuses, r.revisions, r.epochs, r.updated, r.states, r.reasons, r.wakes}
@@ -252,6 +273,7 @@ func scan(row pgx.CollectableRow) (saga.State, error) {
 // rows are states as arrays for one multi-row statement.
 type rows struct {
 	ids, tenants, types, statuses, subjects []string
+	ended                                   []string  // those of ids that have
 	reasons                                 []*string // nil = nothing failed
 	revisions, epochs                       []int64
 	versions                                []int // of the definition
@@ -268,6 +290,9 @@ func (r *rows) add(st saga.State) error {
 	b, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("encode saga %s: %w", st.SagaID, err)
+	}
+	if st.Status.Ended() {
+		r.ended = append(r.ended, st.SagaID)
 	}
 	r.ids, r.tenants = append(r.ids, st.SagaID), append(r.tenants, st.TenantID())
 	r.types, r.statuses, r.versions = append(r.types, st.SagaType), append(r.statuses, string(st.Status)), append(r.versions, st.Definition)

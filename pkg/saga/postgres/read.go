@@ -33,10 +33,18 @@ func arguments(f saga.Filter) []any {
 	return []any{f.TenantID, string(f.Status), f.Type, f.Subject, f.ErrorReason, f.Since, given(f.Until)}
 }
 
+// rowsOf are the rows that a filter's are among: where it asks for sagas that have not ended, those of the few that have not.
+func rowsOf(f saga.Filter) string {
+	if f.Status == "" || f.Status.Ended() {
+		return `saga_state`
+	}
+	return `(SELECT s.* FROM saga_open o, LATERAL (SELECT * FROM saga_state g WHERE g.saga_id = o.saga_id OFFSET 0) s) AS open_state`
+}
+
 // List is saga.Store's.
 func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
 	before, id := f.Before.Key()
-	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state WHERE `+selected+`
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM `+rowsOf(f)+` WHERE `+selected+`
 		AND (created_at, saga_id) < ($8, $9) ORDER BY created_at DESC, saga_id DESC LIMIT $10`, append(arguments(f), before, id, f.Limit)...)
 	if err != nil {
 		return nil, espg.Classify("list sagas", err)
@@ -46,7 +54,7 @@ func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
 
 // Count is saga.Store's.
 func (s *Store) Count(ctx context.Context, f saga.Filter) ([]saga.Count, error) {
-	rows, err := s.pool.Query(ctx, `SELECT saga_type, status, coalesce(error_reason, ''), count(*), min(created_at) FROM saga_state WHERE `+selected+`
+	rows, err := s.pool.Query(ctx, `SELECT saga_type, status, coalesce(error_reason, ''), count(*), min(created_at) FROM `+rowsOf(f)+` WHERE `+selected+`
 		GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, arguments(f)...)
 	if err != nil {
 		return nil, espg.Classify("count sagas", err)
@@ -68,9 +76,8 @@ func (s *Store) Unfinished(ctx context.Context, epoch int64, idle time.Duration,
 	if behind == "" {
 		behind = uuid.Nil.String()
 	}
-	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state
-		WHERE status IN ('in_progress', 'compensating') AND epoch = $1 AND ($2 OR updated_at <= $3) AND (created_at, saga_id) > ($4, $5)
-		ORDER BY created_at, saga_id LIMIT $6`, epoch, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
+	states, err := s.query(ctx, `SELECT revision, epoch, state`+unfinished+` AND epoch = $1 AND ($2 OR updated_at <= $3) AND (o.created_at, o.saga_id) > ($4, $5)
+		ORDER BY o.created_at, o.saga_id LIMIT $6`, epoch, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
 	if err != nil {
 		return nil, espg.Classify("read unfinished sagas", err)
 	}

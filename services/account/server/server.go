@@ -65,6 +65,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	app.Go("others' commits", func(ctx context.Context) error {
+		return store.TellOfOthers(ctx, app.Log, func() bool { return watches.Hub.Waiting() > 0 }, watches.Hub.Notify)
+	})
 	app.OnStop("commands", executor.Close)
 
 	accounts := readmodel.New(pool)

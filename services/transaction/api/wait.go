@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// How soon, and then how often, a waiting caller looks itself, for a transaction that another instance ends. Each pause is twice the
-// one before.
+// How soon, and then how often, a waiting caller looks itself, should there be no news of a transaction that another instance ends.
+// Each pause is twice the one before.
 const (
-	pollFirst = 250 * time.Millisecond
-	pollMax   = time.Second
+	pollFirst = time.Second
+	pollMax   = 4 * time.Second
 )
 
 // wait returns once a transaction has ended or the time is over. It glances, at what this process knows, at once and at news of the

@@ -87,8 +87,8 @@ func TestWaitLooksMoreAndMoreSeldom(t *testing.T) {
 		{"news", []time.Duration{100 * time.Millisecond}, 2, time.Minute, nil, 100 * time.Millisecond},
 		{"news of something else", []time.Duration{100 * time.Millisecond, 200 * time.Millisecond}, 3, time.Minute,
 			[]time.Duration{100 * time.Millisecond}, 200 * time.Millisecond},
-		{"no news", nil, 0, 4 * time.Second,
-			[]time.Duration{pollFirst, 3 * pollFirst, 3*pollFirst + pollMax, 3*pollFirst + 2*pollMax, 3*pollFirst + 3*pollMax, 4 * time.Second}, 4 * time.Second},
+		{"no news", nil, 0, 16 * time.Second,
+			[]time.Duration{pollFirst, 3 * pollFirst, 3*pollFirst + pollMax, 3*pollFirst + 2*pollMax, 3*pollFirst + 3*pollMax, 16 * time.Second}, 16 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -79,6 +79,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	app.Go("others' commits", func(ctx context.Context) error {
+		return store.TellOfOthers(ctx, app.Log, func() bool { return watches.Hub.Waiting() > 0 }, watches.Hub.Notify)
+	})
 	app.OnStop("commands", executor.Close)
 
 	transactions := readmodel.New(pool)

@@ -29,7 +29,7 @@ func (x *audit) sagaEvent(e event, d data) {
 	x.sagas[e.AggregateID] = &sagaEnd{kind: d.SagaType, status: status}
 }
 
-// sagaTables reads saga_state: a row for each saga that has ended, in the same way.
+// sagaTables reads saga_state: a row for each saga that has ended, in the same way, and none in saga_open.
 func (x *audit) sagaTables(ctx context.Context, tx pgx.Tx) error {
 	rows, err := collect(ctx, tx, `SELECT saga_id::text, saga_type, status, convert_from(state, 'UTF8') FROM saga_state`,
 		func(r pgx.CollectableRow) (id string, s sagaRow, err error) {
@@ -57,6 +57,13 @@ func (x *audit) sagaTables(ctx context.Context, tx pgx.Tx) error {
 		if s.stored.kind != s.kind || s.stored.status != s.status {
 			x.wrong("read model", "saga_state "+id, "is %s %q, its event says %s %q", s.stored.kind, s.stored.status, s.kind, s.status)
 		}
+	}
+	open, err := ids(ctx, tx, `SELECT saga_id::text FROM saga_open`)
+	if err != nil {
+		return err
+	}
+	for id := range open {
+		x.wrong("read model", "saga_open "+id, "is there, and every saga has ended")
 	}
 	return nil
 }

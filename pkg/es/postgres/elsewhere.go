@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"example.com/billing/pkg/es"
+)
+
+const (
+	elsewhereEvery = 25 * time.Millisecond // between two looks while somebody waits
+	elsewhereMax   = 1000                  // events of one look; what lies further back, nobody waits for any more
+)
+
+// elsewhere tells what other processes commit from what this one does. Safe for concurrent use.
+type elsewhere struct {
+	mu   sync.Mutex
+	seen int64 // every event up to here is this process's own, or was told of
+}
+
+// commit notes a group of this process: where it lies right behind what is known, no other process's lie in between.
+func (e *elsewhere) commit(group []Committed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if group[0].Position == e.seen+1 {
+		e.seen = group[len(group)-1].Position
+	}
+}
+
+func (e *elsewhere) upTo(position int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen = max(e.seen, position)
+}
+
+func (e *elsewhere) known() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen
+}
+
+// TellOfOthers calls notify with events that other processes have committed, soon after they have, until ctx ends. Only their streams
+// are set. It looks while wanted is true, and finds then what was committed shortly before too. An event of this process may be
+// among them.
+func (s *Store) TellOfOthers(ctx context.Context, log *slog.Logger, wanted func() bool, notify func([]es.Event)) error {
+	tick := time.NewTicker(elsewhereEvery)
+	defer tick.Stop()
+	for failing := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !wanted() {
+			continue
+		}
+		events, err := s.lookElsewhere(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !failing {
+			log.Warn("what other processes commit is not seen", "error", err)
+		}
+		failing = err != nil
+		if len(events) > 0 {
+			notify(events)
+		}
+	}
+}
+
+// lookElsewhere reads the streams of what was committed behind what is known.
+func (s *Store) lookElsewhere(ctx context.Context) ([]es.Event, error) {
+	rows, err := s.pool.Query(ctx, `SELECT position, stream_type, stream_id FROM es_event
+		WHERE position > greatest($1, (SELECT position FROM es_log) - $2) ORDER BY position`, s.elsewhere.known(), elsewhereMax)
+	if err != nil {
+		return nil, Classify("look for others' events", err)
+	}
+	var (
+		events []es.Event
+		e      es.Event
+	)
+	_, err = pgx.ForEachRow(rows, []any{&e.Position, &e.Stream.Type, &e.Stream.ID}, func() error { events = append(events, e); return nil })
+	if len(events) > 0 && err == nil {
+		s.elsewhere.upTo(events[len(events)-1].Position)
+	}
+	return events, Classify("look for others' events", err)
+}
