@@ -84,6 +84,13 @@ bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BR
 bench-soak: bin/bench ## Offer 0.8 of the capacity for DURATION (30m) on BROKER (apache), and look at what should stay as it is
 	@exec bin/bench -soak -duration $(or $(DURATION),30m) -broker $(if $(filter both,$(BROKER)),apache,$(BROKER))
 
+# Sizes that bench-growth measures at: accounts:events.
+SIZES ?= 1000:10000,100000:1000000,1000000:10000000
+
+.PHONY: bench-growth
+bench-growth: bin/bench ## Measure the system at SIZES (1,000 accounts with 10,000 events to a million with ten), each load for DURATION (20s)
+	@exec bin/bench -growth $(SIZES) -duration $(or $(DURATION),20s) -broker $(if $(filter both,$(BROKER)),apache,$(BROKER))
+
 .PHONY: pgo
 pgo: bin/bench ## Profile the services under load for DURATION (20s) a scenario: the default.pgo that their builds are optimised by
 	@bin/bench -duration $(or $(DURATION),20s) -broker apache -only uniform1024,rest,open500 -profiles -out bin/pgo

@@ -70,3 +70,12 @@ func (c *cache[S]) remove(id string) {
 	defer c.mu.Unlock()
 	c.lru.Remove(id)
 }
+
+// removeBelow drops a root of an earlier version.
+func (c *cache[S]) removeBelow(id string, version int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v, ok := c.lru.Peek(id); ok && v.root.Version < version {
+		c.lru.Remove(id)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"example.com/billing/pkg/batch"
@@ -41,6 +42,7 @@ type Executor[S, C any] struct {
 	cache   *cache[S]
 	queue   *batch.Queue[Command[C], Outcome[S]]
 	reads   *batch.Queue[string, Root[S]] // of single streams
+	used    atomic.Bool
 }
 
 // NewExecutor makes an executor on a store.
@@ -135,6 +137,17 @@ func (x *Executor[S, C]) Recall(streamID string) (out Outcome[S], ok bool) {
 	return Outcome[S]{State: r.State, Version: r.Version}, ok
 }
 
+// Forget drops aggregates that others have gone on from, by the streams and versions of what they stored: a command for one of them is
+// decided on what is stored now, instead of on what this process knows, to no avail.
+func (x *Executor[S, C]) Forget(events []Event) {
+	for _, e := range events {
+		x.cache.removeBelow(e.Stream.ID, e.Version)
+	}
+}
+
+// Used reports whether commands came since it was last asked.
+func (x *Executor[S, C]) Used() bool { return x.used.Swap(false) }
+
 // Close waits for the commands and reads under way.
 func (x *Executor[S, C]) Close(ctx context.Context) error {
 	return errors.Join(x.queue.Close(ctx), x.reads.Close(ctx))
@@ -149,6 +162,7 @@ const (
 // flush carries out one group. It loops until every unit is settled: conflicts and repeated keys are decided again on
 // fresh state, a store that does not answer is asked again for a while.
 func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.Result[Outcome[S]] {
+	x.used.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, x.opts.Timeout)
 	defer cancel()
 	results := make([]batch.Result[Outcome[S]], len(cmds))

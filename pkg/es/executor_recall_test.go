@@ -99,6 +99,36 @@ func TestNotifyComesAfterRecallKnows(t *testing.T) {
 	})
 }
 
+// What others have gone on from is forgotten, and nothing else; the next command is decided at once on what is stored.
+func TestForget(t *testing.T) {
+	eachStore(t, func(t *testing.T, s es.Store) {
+		x, other := newExecutor(t, s, es.ExecutorOptions{}), newExecutor(t, s, es.ExecutorOptions{})
+		if x.Used() {
+			t.Error("used before the first command")
+		}
+		theirs, mine, unknown := uuid.NewString(), uuid.NewString(), uuid.NewString()
+		must(t, x, theirs, "", put{10})
+		must(t, x, mine, "", put{10})
+		must(t, other, theirs, "", put{5})
+		if !x.Used() || x.Used() {
+			t.Error("it was used, and not since")
+		}
+		event := func(id string, version int64) es.Event {
+			return es.Event{Stream: es.Stream{Type: "Purse", ID: id}, Version: version}
+		}
+		x.Forget([]es.Event{event(theirs, 1), event(theirs, 2), event(mine, 1), event(unknown, 1)})
+		if _, ok := x.Recall(theirs); ok {
+			t.Error("an older version is still known")
+		}
+		if out, ok := x.Recall(mine); !ok || out.Version != 1 {
+			t.Errorf("its own commit is forgotten: %+v, %v", out, ok)
+		}
+		if out, err := x.Execute(t.Context(), command(theirs, "", spend{15})); err != nil || out.State.Balance != 0 {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
+}
+
 // Many who read at the same time share reads of the store, of the same streams and of others.
 func TestGetSharesReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

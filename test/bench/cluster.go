@@ -155,7 +155,7 @@ func (c *cluster) startServices(ctx context.Context, instances int) error {
 	if err := c.start(gatewayService, c.http, 0); err != nil {
 		return err
 	}
-	return until(ctx, "the system", func() error { return errors.Join(c.ready(ctx), c.died()) })
+	return c.untilReady(ctx)
 }
 
 func (c *cluster) start(s service, addr string, i int) error {
@@ -179,6 +179,29 @@ func (c *cluster) start(s service, addr string, i int) error {
 	return n.Start()
 }
 
+// stopServices stops the services, and not Postgres and Kafka.
+func (c *cluster) stopServices() error {
+	var errs []error
+	for _, n := range c.nodes {
+		errs = append(errs, n.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// startAgain starts what stopServices stopped.
+func (c *cluster) startAgain(ctx context.Context) error {
+	for _, n := range c.nodes {
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return c.untilReady(ctx)
+}
+
+func (c *cluster) untilReady(ctx context.Context) error {
+	return until(ctx, "the system", func() error { return errors.Join(c.ready(ctx), c.died()) })
+}
+
 func (c *cluster) ready(ctx context.Context) error {
 	body, err := get(ctx, "http://"+c.http+"/readyz")
 	if err != nil {
@@ -199,10 +222,7 @@ func (c *cluster) died() error {
 }
 
 func (c *cluster) stop() error {
-	var errs []error
-	for _, n := range c.nodes {
-		errs = append(errs, n.Stop())
-	}
+	errs := []error{c.stopServices()}
 	ctx, cancel := context.WithTimeout(context.Background(), process.StopMax)
 	defer cancel()
 	if c.apache != nil {

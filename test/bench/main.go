@@ -40,6 +40,7 @@ func main() {
 	var s settings
 	var kafka string
 	var long bool
+	var sizes string
 	flag.DurationVar(&s.duration, "duration", 20*time.Second, "how long each scenario is measured, after a warm-up")
 	flag.StringVar(&s.broker, "broker", "both", "apache, embedded, or both")
 	flag.StringVar(&s.out, "out", "test/bench/out", "where bench.json and bench.png are written")
@@ -47,6 +48,7 @@ func main() {
 	flag.IntVar(&s.instances, "instances", 1, "instances of each of the three services")
 	flag.BoolVar(&s.profiles, "profiles", false, "write a CPU profile of each service for each scenario")
 	flag.BoolVar(&long, "soak", false, "offer most of the capacity for the duration and look at what should stay as it is")
+	flag.StringVar(&sizes, "growth", "", "sizes to measure the system at, as ACCOUNTS:EVENTS,ACCOUNTS:EVENTS, each at least as large as the one before")
 	flag.BoolVar(&s.keep, "keep", false, "keep logs and data")
 	flag.StringVar(&kafka, "serve-kafka", "", "run the development broker on this directory, and nothing else")
 	flag.Parse()
@@ -57,6 +59,8 @@ func main() {
 		err = serveKafka(ctx, kafka)
 	case long:
 		err = s.soak(ctx)
+	case sizes != "":
+		err = s.growth(ctx, sizes)
 	default:
 		err = run(ctx, s)
 	}
@@ -111,7 +115,7 @@ func (s settings) write(reports []*report) error {
 
 // measure runs the scenarios on one broker.
 func (s settings) measure(ctx context.Context, broker string) (r *report, err error) {
-	err = s.with(ctx, broker, func(c *cluster, w *world, found *report) error {
+	err = s.with(ctx, broker, usual, func(c *cluster, w *world, found *report) error {
 		r = found
 		if err := s.limits(ctx, c, r); err != nil {
 			return err
@@ -126,8 +130,14 @@ func (s settings) measure(ctx context.Context, broker string) (r *report, err er
 	return r, err
 }
 
+// usual is how many accounts most scenarios have.
+const usual = 1000
+
+// newRun names a run, as no other is named.
+func newRun() string { return "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36) }
+
 // with starts the system with some accounts, has something done with it, and stops it.
-func (s settings) with(ctx context.Context, broker string, do func(*cluster, *world, *report) error) (err error) {
+func (s settings) with(ctx context.Context, broker string, accounts int, do func(*cluster, *world, *report) error) (err error) {
 	if broker != apacheKafka && broker != embeddedKafka {
 		return fmt.Errorf("-broker: one of apache, embedded, both; not %q", broker)
 	}
@@ -161,17 +171,12 @@ func (s settings) with(ctx context.Context, broker string, do func(*cluster, *wo
 		return err
 	}
 	r.facts["instances"] = s.instances
-	const accounts = 1000
 	say("opening %d accounts", accounts)
-	w, err := newWorld(ctx, c, "bench-"+strconv.FormatInt(time.Now().UnixNano(), 36), accounts)
+	w, err := newWorld(ctx, c, newRun(), accounts)
+	defer func() { err = errors.Join(err, w.closeAll()) }()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, end := range w.close {
-			err = errors.Join(err, end())
-		}
-	}()
 	return do(c, w, r)
 }
 

@@ -64,7 +64,7 @@ type soakReport struct {
 
 // soak finds the capacity, then offers most of it for long, looking at what should stay as it is.
 func (s settings) soak(ctx context.Context) (err error) {
-	return s.with(ctx, s.broker, func(c *cluster, w *world, r *report) error {
+	return s.with(ctx, s.broker, usual, func(c *cluster, w *world, r *report) error {
 		out := &soakReport{Broker: r.broker, Facts: r.facts}
 		find := scenario{name: "capacity", what: "gRPC, 1,000 accounts", callers: capacity, do: overGRPC, draw: w.uniform}
 		say("%s: %s", find.name, find.what)

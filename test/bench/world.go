@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -32,7 +33,9 @@ type world struct {
 	transactions []transactionv1.TransactionServiceClient // in turn
 	settlements  transactionv1.SettlementServiceClient
 	sagas        sagav1.SagaServiceClient
-	close        []func() error
+
+	toAccounts, toTransactions *grpc.ClientConn
+	close                      []func() error
 }
 
 // pair is the two sides of a transfer.
@@ -47,28 +50,46 @@ func dial(addr string) (*grpc.ClientConn, error) {
 
 // newWorld opens accounts and gives each its money.
 func newWorld(ctx context.Context, c *cluster, run string, accounts int) (*world, error) {
+	w, err := connect(c, run)
+	if err != nil {
+		return w, err
+	}
+	return w, w.open(ctx, accountv1.NewAccountServiceClient(w.toAccounts), accounts)
+}
+
+// connect reaches the services; there are no accounts.
+func connect(c *cluster, run string) (*world, error) {
 	w := &world{run: run}
-	for i := range clients * len(c.transaction) {
-		conn, err := dial(c.transaction[i%len(c.transaction)])
-		if err != nil {
-			return nil, err
+	to := func(addr string) (*grpc.ClientConn, error) {
+		conn, err := dial(addr)
+		if err == nil {
+			w.close = append(w.close, conn.Close)
 		}
-		w.close = append(w.close, conn.Close)
-		w.transactions = append(w.transactions, transactionv1.NewTransactionServiceClient(conn))
-		w.settlements = transactionv1.NewSettlementServiceClient(conn)
+		return conn, err
 	}
-	toSagas, err := dial(c.saga[0])
+	var err error
+	for i := range clients * len(c.transaction) {
+		if w.toTransactions, err = to(c.transaction[i%len(c.transaction)]); err != nil {
+			return w, err
+		}
+		w.transactions = append(w.transactions, transactionv1.NewTransactionServiceClient(w.toTransactions))
+	}
+	w.settlements = transactionv1.NewSettlementServiceClient(w.toTransactions)
+	toSagas, err := to(c.saga[0])
 	if err != nil {
-		return nil, err
+		return w, err
 	}
-	w.close = append(w.close, toSagas.Close)
 	w.sagas = sagav1.NewSagaServiceClient(toSagas)
-	conn, err := dial(c.account[0])
-	if err != nil {
-		return nil, err
+	w.toAccounts, err = to(c.account[0])
+	return w, err
+}
+
+func (w *world) closeAll() error {
+	var errs []error
+	for _, end := range w.close {
+		errs = append(errs, end())
 	}
-	w.close = append(w.close, conn.Close)
-	return w, w.open(ctx, accountv1.NewAccountServiceClient(conn), accounts)
+	return errors.Join(errs...)
 }
 
 func (w *world) open(ctx context.Context, service accountv1.AccountServiceClient, n int) error {

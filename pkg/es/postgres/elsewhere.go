@@ -44,7 +44,7 @@ func (e *elsewhere) known() int64 {
 }
 
 // TellOfOthers calls notify with events that other processes have committed, soon after they have, until ctx ends. Only their streams
-// are set. It looks while wanted is true, and finds then what was committed shortly before too. An event of this process may be
+// and versions are set. It looks while wanted is true, and finds then what was committed shortly before too. An event of this process may be
 // among them.
 func (s *Store) TellOfOthers(ctx context.Context, log *slog.Logger, wanted func() bool, notify func([]es.Event)) error {
 	tick := time.NewTicker(elsewhereEvery)
@@ -72,9 +72,9 @@ func (s *Store) TellOfOthers(ctx context.Context, log *slog.Logger, wanted func(
 	}
 }
 
-// lookElsewhere reads the streams of what was committed behind what is known.
+// lookElsewhere reads the streams and versions of what was committed behind what is known.
 func (s *Store) lookElsewhere(ctx context.Context) ([]es.Event, error) {
-	rows, err := s.pool.Query(ctx, `SELECT position, stream_type, stream_id FROM es_event
+	rows, err := s.pool.Query(ctx, `SELECT position, stream_type, stream_id, version FROM es_event
 		WHERE position > greatest($1, (SELECT position FROM es_log) - $2) ORDER BY position`, s.elsewhere.known(), elsewhereMax)
 	if err != nil {
 		return nil, Classify("look for others' events", err)
@@ -83,7 +83,7 @@ func (s *Store) lookElsewhere(ctx context.Context) ([]es.Event, error) {
 		events []es.Event
 		e      es.Event
 	)
-	_, err = pgx.ForEachRow(rows, []any{&e.Position, &e.Stream.Type, &e.Stream.ID}, func() error { events = append(events, e); return nil })
+	_, err = pgx.ForEachRow(rows, []any{&e.Position, &e.Stream.Type, &e.Stream.ID, &e.Version}, func() error { events = append(events, e); return nil })
 	if len(events) > 0 && err == nil {
 		s.elsewhere.upTo(events[len(events)-1].Position)
 	}

@@ -74,7 +74,7 @@ func TestOthersCommitsAreToldOf(t *testing.T) {
 		t.Helper()
 		select {
 		case e := <-told:
-			if e.Position != want || e.Stream.Type != "Test" || e.Stream.ID == "" {
+			if e.Position != want || e.Stream.Type != "Test" || e.Stream.ID == "" || e.Version < 1 {
 				t.Errorf("told of %+v, want position %d", e, want)
 			}
 		case <-time.After(10 * time.Second):

@@ -18,6 +18,7 @@ import (
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/account"
 	"example.com/billing/services/account/books"
+	"example.com/billing/services/account/ledger"
 	"example.com/billing/services/account/readmodel"
 	"example.com/billing/services/account/reconcile"
 )
@@ -46,17 +47,17 @@ func measure(ctx context.Context, dsn string, accounts, events int, say func(for
 	}
 	defer closeAll()
 	begun := time.Now()
-	ledger := b.traffic.ledger
-	if err := ledger.fill(ctx, accounts, events); err != nil {
+	if err := b.fill(ctx, accounts, events); err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}
-	say("wrote     %d accounts, %d events in %s", accounts, ledger.events, rate(ledger.events, time.Since(begun)))
+	written := b.traffic.ledger.Events
+	say("wrote     %d accounts, %d events in %s", accounts, written, rate(written, time.Since(begun)))
 	begun = time.Now()
 	first, err := b.rebuild(ctx)
 	if err != nil {
 		return err
 	}
-	say("rebuilt   the empty list: %d rows in %s", first.Rows, rate(ledger.events, time.Since(begun)))
+	say("rebuilt   the empty list: %d rows in %s", first.Rows, rate(written, time.Since(begun)))
 	if err := b.traffic.open(ctx); err != nil {
 		return fmt.Errorf("open the busy accounts: %w", err)
 	}
@@ -64,6 +65,20 @@ func measure(ctx context.Context, dsn string, accounts, events int, say func(for
 		return err
 	}
 	return b.reconcile(ctx)
+}
+
+// fill opens accounts, then moves money among them up to this many events.
+func (b *bench) fill(ctx context.Context, accounts, events int) error {
+	l := b.traffic.ledger
+	if err := l.Open(ctx, accounts); err != nil {
+		return err
+	}
+	for l.Events+2 <= events {
+		if _, err := l.Random(ctx); err != nil {
+			return err
+		}
+	}
+	return l.Flush(ctx)
 }
 
 // rebuildUnderTraffic spoils rows and rebuilds the list while it is written and read.
@@ -74,9 +89,9 @@ func (b *bench) rebuildUnderTraffic(ctx context.Context) error {
 		return fmt.Errorf("traffic alone: %w", err)
 	}
 	b.say("alone     %s", t.told(took))
-	for _, k := range t.ledger.accounts[1 : 1+spoilRows] {
-		t.spoilt[k.id] = true
-		if _, err := b.pool.Exec(ctx, `UPDATE account_view SET state = convert_to(replace(convert_from(state, 'UTF8'), '"balance":"', '"balance":"9'), 'UTF8') WHERE id = $1`, k.id); err != nil {
+	for _, k := range t.ledger.Accounts[1 : 1+spoilRows] {
+		t.spoilt[k.ID] = true
+		if _, err := b.pool.Exec(ctx, `UPDATE account_view SET state = convert_to(replace(convert_from(state, 'UTF8'), '"balance":"', '"balance":"9'), 'UTF8') WHERE id = $1`, k.ID); err != nil {
 			return err
 		}
 	}
@@ -93,7 +108,7 @@ func (b *bench) rebuildUnderTraffic(ctx context.Context) error {
 	b.say("rebuilt   under traffic: %d rows in %s; %d repaired, %d behind, heap grew by %d MiB at most", r.Rows, rate(int(r.Events), took), r.Repaired, r.Behind, grown>>20)
 	b.say("          beside it %s", t.told(took))
 	b.say("          SHA-256 %s", r.Checksum)
-	if want := int64(len(t.ledger.accounts) + len(t.busy)); r.Rows != want || r.Repaired != spoilRows {
+	if want := int64(len(t.ledger.Accounts) + len(t.busy)); r.Rows != want || r.Repaired != spoilRows {
 		return fmt.Errorf("%d rows of %d, %d repaired of %d", r.Rows, want, r.Repaired, spoilRows)
 	}
 	clear(t.spoilt)
@@ -168,7 +183,7 @@ func (b *bench) open(ctx context.Context, dsn string) (closeAll func(), err erro
 	b.jobs = job.New(b.background, slog.New(slog.DiscardHandler))
 	b.list = readmodel.New(b.pool)
 	b.reconciler = reconcile.New(b.background, b.jobs, none{})
-	b.traffic = &traffic{ledger: newLedger(store), executor: executor, project: b.list.Projection(store.Load), list: b.list, spoilt: map[string]bool{}}
+	b.traffic = &traffic{ledger: ledger.New(store), executor: executor, project: b.list.Projection(store.Load), list: b.list, spoilt: map[string]bool{}}
 	return func() {
 		ctx := context.WithoutCancel(ctx)
 		_ = b.jobs.Close(ctx)
@@ -186,7 +201,7 @@ func (none) Open(context.Context, []string) ([]string, error) { return nil, nil 
 
 // lookAtAll reads the whole list, page by page.
 func (t *traffic) lookAtAll(ctx context.Context) error {
-	for n := len(t.ledger.accounts) - 1; n > 0; n -= pageRows {
+	for n := len(t.ledger.Accounts) - 1; n > 0; n -= pageRows {
 		if err := t.lookAtPage(ctx, n); err != nil {
 			return fmt.Errorf("after the rebuild: %w", err)
 		}

@@ -16,6 +16,7 @@ import (
 	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/services/account"
+	"example.com/billing/services/account/ledger"
 	"example.com/billing/services/account/readmodel"
 )
 
@@ -48,7 +49,7 @@ func (b *busy) at(version int64) (decimal.Decimal, bool) {
 
 // traffic is transfers and lists that go on until they are stopped.
 type traffic struct {
-	ledger   *ledger
+	ledger   *ledger.Ledger
 	executor *es.Executor[account.Account, account.Command]
 	project  *projection.Projection
 	list     *readmodel.Accounts
@@ -67,8 +68,8 @@ func (t *traffic) open(ctx context.Context) error {
 	for i := range busyAccounts {
 		b := &busy{id: uuid.NewString()}
 		t.busy, t.byID[b.id] = append(t.busy, b), b
-		if err := t.do(ctx, b, t.ledger.begun.Add(-time.Duration(i+1)*time.Second), account.Open{
-			OwnerID: busyOwner, OwnerType: "company", Type: account.External, Currency: currency, Scale: 2, RequestHash: "h",
+		if err := t.do(ctx, b, t.ledger.Begun.Add(-time.Duration(i+1)*time.Second), account.Open{
+			OwnerID: busyOwner, OwnerType: "company", Type: account.External, Currency: ledger.Currency, Scale: 2, RequestHash: "h",
 		}); err != nil {
 			return err
 		}
@@ -79,7 +80,7 @@ func (t *traffic) open(ctx context.Context) error {
 // do gives a command and has the list follow, as the consumer would. Only one command at a time may go to an account.
 func (t *traffic) do(ctx context.Context, b *busy, at time.Time, c account.Command) error {
 	out, err := t.executor.Execute(ctx, es.Command[account.Command]{
-		ID: uuid.NewString(), StreamID: b.id, At: at, CorrelationID: "bench", Metadata: map[string]any{"tenantId": tenant}, Body: c,
+		ID: uuid.NewString(), StreamID: b.id, At: at, CorrelationID: "bench", Metadata: map[string]any{"tenantId": ledger.Tenant}, Body: c,
 	})
 	if err != nil {
 		return err
@@ -140,10 +141,10 @@ func (t *traffic) transfer(ctx context.Context, random *rand.Rand, own []*busy) 
 	from := random.IntN(len(own))
 	to := (from + 1 + random.IntN(len(own)-1)) % len(own)
 	saga, by := uuid.NewString(), decimal.New(1+random.Int64N(10_000), -2)
-	if err := t.do(ctx, own[from], time.Now(), account.Post{SagaID: saga, Step: "debit_source", Direction: account.Debit, Amount: by, Currency: currency}); err != nil {
+	if err := t.do(ctx, own[from], time.Now(), account.Post{SagaID: saga, Step: "debit_source", Direction: account.Debit, Amount: by, Currency: ledger.Currency}); err != nil {
 		return err
 	}
-	return t.do(ctx, own[to], time.Now(), account.Post{SagaID: saga, Step: "credit_destination", Direction: account.Credit, Amount: by, Currency: currency})
+	return t.do(ctx, own[to], time.Now(), account.Post{SagaID: saga, Step: "credit_destination", Direction: account.Credit, Amount: by, Currency: ledger.Currency})
 }
 
 // look reads one list of the busy accounts and one of the others, and holds both against what is known.
@@ -154,7 +155,7 @@ func (t *traffic) look(ctx context.Context, random *rand.Rand) error {
 		atLeast[b.id] = b.shown
 		b.mu.Unlock()
 	}
-	entries, err := t.read(ctx, readmodel.Filter{TenantID: tenant, OwnerID: busyOwner, Limit: busyAccounts + 1})
+	entries, err := t.read(ctx, readmodel.Filter{TenantID: ledger.Tenant, OwnerID: busyOwner, Limit: busyAccounts + 1})
 	if err != nil {
 		return err
 	}
@@ -167,13 +168,13 @@ func (t *traffic) look(ctx context.Context, random *rand.Rand) error {
 			return fmt.Errorf("a list shows %s at version %d with %s; it had %s, and the list had shown version %d", e.ID, e.Account.Version, e.Account.Balance, want, atLeast[e.ID])
 		}
 	}
-	return t.lookAtPage(ctx, 1+random.IntN(len(t.ledger.accounts)-1))
+	return t.lookAtPage(ctx, 1+random.IntN(len(t.ledger.Accounts)-1))
 }
 
 // lookAtPage reads the page behind the n-th account, newest first, which is the order they were opened in, backwards.
 func (t *traffic) lookAtPage(ctx context.Context, n int) error {
-	behind := t.ledger.accounts[n]
-	entries, err := t.read(ctx, readmodel.Filter{TenantID: tenant, Limit: min(pageRows, n), Before: page.Cursor{CreatedAt: behind.root.State.CreatedAt, ID: behind.id}})
+	behind := t.ledger.Accounts[n]
+	entries, err := t.read(ctx, readmodel.Filter{TenantID: ledger.Tenant, Limit: min(pageRows, n), Before: page.Cursor{CreatedAt: behind.Root.State.CreatedAt, ID: behind.ID}})
 	if err != nil {
 		return err
 	}
@@ -181,10 +182,10 @@ func (t *traffic) lookAtPage(ctx context.Context, n int) error {
 		return fmt.Errorf("the page behind account %d has %d rows", n, len(entries))
 	}
 	for i, e := range entries {
-		want := t.ledger.accounts[n-1-i]
-		if e.ID != want.id || !t.spoilt[e.ID] && (e.Account.Version != want.root.Version || !e.Account.Balance.Equal(want.root.State.Balance)) {
+		want := t.ledger.Accounts[n-1-i]
+		if e.ID != want.ID || !t.spoilt[e.ID] && (e.Account.Version != want.Root.Version || !e.Account.Balance.Equal(want.Root.State.Balance)) {
 			return fmt.Errorf("a list shows %s at version %d with %s, where %s is at version %d with %s",
-				e.ID, e.Account.Version, e.Account.Balance, want.id, want.root.Version, want.root.State.Balance)
+				e.ID, e.Account.Version, e.Account.Balance, want.ID, want.Root.Version, want.Root.State.Balance)
 		}
 	}
 	return nil

@@ -66,7 +66,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	app.Go("others' commits", func(ctx context.Context) error {
-		return store.TellOfOthers(ctx, app.Log, func() bool { return watches.Hub.Waiting() > 0 }, watches.Hub.Notify)
+		return store.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
+			executor.Forget(events)
+			watches.Hub.Notify(events)
+		})
 	})
 	app.OnStop("commands", executor.Close)
 
