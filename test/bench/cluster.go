@@ -42,7 +42,6 @@ type cluster struct {
 	embedded *process.Process
 	brokers  string
 	nodes    []*node // in the order they were started
-	warmed   string  // the latest scenario
 
 	http                       string // of the gateway
 	account, transaction, saga []string

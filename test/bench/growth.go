@@ -103,6 +103,9 @@ func (s settings) growth(ctx context.Context, sizes string) error {
 		if err != nil {
 			return err
 		}
+		if err := s.warmUp(ctx, w); err != nil {
+			return err
+		}
 		for _, g := range stages {
 			if err := s.stage(ctx, c, h, g); err != nil {
 				return err

@@ -237,13 +237,29 @@ func scenarios(c *cluster, w *world) []scenario {
 	}
 }
 
-// How long a scenario runs before it is measured; the first one of all longer.
 const (
-	warmUp      = 3 * time.Second
-	firstWarmUp = 15 * time.Second // Kafka's Java compiles what runs often
+	warmUp      = 3 * time.Second  // of each scenario, before it is measured
+	firstWarmUp = 40 * time.Second // before the first one, but not longer than 4 of them: Kafka's Java compiles what runs often
 )
 
+// warmUp has many transfers carried out, which nobody measures.
+func (s settings) warmUp(ctx context.Context, w *world) error {
+	d := min(firstWarmUp, 4*s.duration)
+	say("warming up for %s", d)
+	t := newTally()
+	warm, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	closedLoop(warm, w, t, capacityCallers, overGRPC, w.uniform)
+	if t.failure != nil {
+		return fmt.Errorf("warm up: %w", t.failure)
+	}
+	return ctx.Err()
+}
+
 func (s settings) scenarios(ctx context.Context, c *cluster, w *world, r *report) error {
+	if err := s.warmUp(ctx, w); err != nil {
+		return err
+	}
 	var capacity float64
 	for _, sc := range scenarios(c, w) {
 		if s.only != "" && !strings.Contains(","+s.only+",", ","+sc.name+",") {
@@ -309,12 +325,7 @@ func (s settings) one(ctx context.Context, c *cluster, w *world, sc scenario) (*
 			openLoop(ctx, w, t, sc.rate, sc.do, sc.draw)
 		}
 	}
-	warm := warmUp
-	if len(c.warmed) == 0 {
-		warm = firstWarmUp
-	}
-	c.warmed = sc.name
-	load(ctx, newTally(), warm)
+	load(ctx, newTally(), warmUp)
 	before, err := c.measure(ctx)
 	if err != nil {
 		return nil, err

@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	soakShare = 0.8         // of the capacity that is offered
-	sampleAt  = time.Minute // between two samples of a soak; less where it is short
-	capacity  = 256         // callers that find the capacity
+	soakShare       = 0.8         // of the capacity that is offered
+	sampleAt        = time.Minute // between two samples of a soak; less where it is short
+	capacityCallers = 256         // that find the capacity
 )
 
 // sample is how the system stands after a part of a soak.
@@ -66,7 +66,10 @@ type soakReport struct {
 func (s settings) soak(ctx context.Context) (err error) {
 	return s.with(ctx, s.broker, usual, func(c *cluster, w *world, r *report) error {
 		out := &soakReport{Broker: r.broker, Facts: r.facts}
-		find := scenario{name: "capacity", what: "gRPC, 1,000 accounts", callers: capacity, do: overGRPC, draw: w.uniform}
+		find := scenario{name: "capacity", what: "gRPC, 1,000 accounts", callers: capacityCallers, do: overGRPC, draw: w.uniform}
+		if err := s.warmUp(ctx, w); err != nil {
+			return err
+		}
 		say("%s: %s", find.name, find.what)
 		short := s
 		short.duration = min(s.duration, 20*time.Second)

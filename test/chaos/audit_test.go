@@ -102,6 +102,7 @@ func (h *history) tamperDatabases(t *testing.T) {
 		}, ""},
 		{"a saga that ended otherwise", "saga", `UPDATE saga_state SET status = 'failed' WHERE saga_id = (SELECT saga_id FROM saga_state WHERE status = 'completed' LIMIT 1)`, []string{" failed, its state ", "\"failed\", its event says "}, ""},
 		{"a saga that needs attention", "saga", `UPDATE saga_state SET status = 'needs_attention' WHERE saga_id = (SELECT saga_id FROM saga_state LIMIT 1)`, []string{"\"needs_attention\", its event says "}, "1 sagas need attention"},
+		{"a saga that is not found by its account", "saga", `DELETE FROM saga_subject WHERE ctid = (SELECT min(ctid) FROM saga_subject)`, []string{"read model: saga_subject "}, ""},
 		{"a saga that stayed open", "saga", `INSERT INTO saga_open SELECT saga_id, created_at FROM saga_state LIMIT 1`, []string{"read model: saga_open "}, ""},
 		{"a saga less", "saga", `DELETE FROM es_event WHERE position = (SELECT max(position) FROM es_event)`, []string{
 			": has a head and no events", ": the log's end is ", ": the batches end at ", ", and has no event of its end", "(SagaCompensated): is not committed",

@@ -62,9 +62,11 @@ func (s *Store) Insert(ctx context.Context, sagas []saga.State) ([]saga.State, e
 			SELECT i, t, y, v, s, r, e, c, u, d, string_to_array(b, ' ')
 			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[], $11::int[])
 			AS x(i, t, y, s, r, e, c, u, d, b, v) ORDER BY i
-			ON CONFLICT DO NOTHING RETURNING saga_id, created_at, status
+			ON CONFLICT DO NOTHING RETURNING saga_id, created_at, status, subjects
 		), opened AS (
 			INSERT INTO saga_open SELECT saga_id, created_at FROM added WHERE status IN `+openStatuses+`
+		), found_by AS (
+			INSERT INTO saga_subject SELECT unnest(subjects), created_at, saga_id FROM added ON CONFLICT DO NOTHING
 		)
 		SELECT saga_id::text FROM added`,
 		rows.ids, rows.tenants, rows.types, rows.statuses, rows.revisions, rows.epochs, rows.created, rows.updated, rows.states, rows.subjects, rows.versions)

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,19 +34,36 @@ func arguments(f saga.Filter) []any {
 	return []any{f.TenantID, string(f.Status), f.Type, f.Subject, f.ErrorReason, f.Since, given(f.Until)}
 }
 
-// rowsOf are the rows that a filter's are among: where it asks for sagas that have not ended, those of the few that have not.
-func rowsOf(f saga.Filter) string {
-	if f.Status == "" || f.Status.Ended() {
-		return `saga_state`
+// source is where a filter's sagas are looked for: where it asks for what only some have, among those. Their columns have the names of
+// saga_state's; $4 is the subject.
+type source struct {
+	from  string // tables, and a condition
+	order string // columns that order them as they were created
+}
+
+// stateOf is the row of a saga. The planner is kept from looking for it in any other way.
+func stateOf(id string) string {
+	return `, LATERAL (SELECT * FROM saga_state g WHERE g.saga_id = ` + id + ` OFFSET 0) s WHERE `
+}
+
+func sourceOf(f saga.Filter) source {
+	switch {
+	case f.Status != "" && !f.Status.Ended():
+		return source{`(SELECT saga_id AS open_id FROM saga_open) o` + stateOf("open_id"), `created_at, saga_id`}
+	case f.Subject != "":
+		return source{`saga_subject j` + stateOf("j.id") + `j.subject = $4 AND `, `started_at, id`}
+	case f.Status == saga.Failed || f.Status == saga.Compensated:
+		return source{`saga_state WHERE not_completed AND `, `created_at, saga_id`}
 	}
-	return `(SELECT s.* FROM saga_open o, LATERAL (SELECT * FROM saga_state g WHERE g.saga_id = o.saga_id OFFSET 0) s) AS open_state`
+	return source{`saga_state WHERE `, `created_at, saga_id`}
 }
 
 // List is saga.Store's.
 func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
 	before, id := f.Before.Key()
-	states, err := s.query(ctx, `SELECT revision, epoch, state FROM `+rowsOf(f)+` WHERE `+selected+`
-		AND (created_at, saga_id) < ($8, $9) ORDER BY created_at DESC, saga_id DESC LIMIT $10`, append(arguments(f), before, id, f.Limit)...)
+	of := sourceOf(f)
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM `+of.from+selected+` AND (`+of.order+`) < ($8, $9)
+		ORDER BY `+strings.ReplaceAll(of.order, ",", " DESC,")+` DESC LIMIT $10`, append(arguments(f), before, id, f.Limit)...)
 	if err != nil {
 		return nil, espg.Classify("list sagas", err)
 	}
@@ -54,7 +72,7 @@ func (s *Store) List(ctx context.Context, f saga.Filter) ([]saga.State, error) {
 
 // Count is saga.Store's.
 func (s *Store) Count(ctx context.Context, f saga.Filter) ([]saga.Count, error) {
-	rows, err := s.pool.Query(ctx, `SELECT saga_type, status, coalesce(error_reason, ''), count(*), min(created_at) FROM `+rowsOf(f)+` WHERE `+selected+`
+	rows, err := s.pool.Query(ctx, `SELECT saga_type, status, coalesce(error_reason, ''), count(*), min(created_at) FROM `+sourceOf(f).from+selected+`
 		GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, arguments(f)...)
 	if err != nil {
 		return nil, espg.Classify("count sagas", err)

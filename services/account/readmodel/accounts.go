@@ -71,9 +71,16 @@ func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64) error
 // List returns accounts, newest first.
 func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
 	before, id := f.Before.Key()
+	few := "" // of accounts that have an index of their own
+	if f.Status != "" && f.Status != string(account.Active) {
+		few += " AND status <> 'active'"
+	}
+	if f.Type != "" && f.Type != string(account.User) {
+		few += " AND type <> 'USER'"
+	}
 	rows, err := a.pool.Query(ctx, `SELECT id::text, version, state FROM account_view
 		WHERE tenant_id = $1 AND ($2 = '' OR owner_id = $2) AND ($3 = '' OR owner_type = $3) AND (created_at, id) < ($4, $5)
-		  AND ($6 = '' OR type = $6) AND ($7 = '' OR status = $7) AND ($8 = '' OR currency = $8)
+		  AND ($6 = '' OR type = $6) AND ($7 = '' OR status = $7) AND ($8 = '' OR currency = $8)`+few+`
 		ORDER BY created_at DESC, id DESC LIMIT $9`, f.TenantID, f.OwnerID, f.OwnerType, before, id, f.Type, f.Status, f.Currency, f.Limit)
 	if err != nil {
 		return nil, espg.Classify("list accounts", err)

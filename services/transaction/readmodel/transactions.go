@@ -100,6 +100,18 @@ func (f Filter) where() (string, []any) {
 	return sql, args
 }
 
+// source is where a filter's transactions are looked for: where it asks for what only some are, among those.
+func (f Filter) source() string {
+	switch transaction.Status(f.Status) {
+	case transaction.Pending:
+		return `(SELECT s.* FROM transaction_pending o, LATERAL (SELECT * FROM transaction_view g WHERE g.id = o.id OFFSET 0) s) AS pending WHERE `
+	case transaction.Failed, transaction.Compensated:
+		return `transaction_view WHERE not_completed AND `
+	default:
+		return `transaction_view WHERE `
+	}
+}
+
 // Entry is a transaction and its id.
 type Entry struct {
 	ID          string
@@ -112,12 +124,12 @@ func (t *Transactions) List(ctx context.Context, f Filter) ([]Entry, error) {
 	args = append(args, f.Limit)
 	const columns = `SELECT id::text, version, state`
 	order := fmt.Sprintf(` ORDER BY created_at DESC, id DESC LIMIT $%d`, len(args))
-	sql := columns + ` FROM transaction_view WHERE ` + where + order
+	sql := columns + ` FROM ` + f.source() + where + order
 	if f.AccountID != "" {
 		// One index each; no transaction has the same account on both sides.
 		args = append(args, f.AccountID)
 		side := func(column string) string {
-			return fmt.Sprintf(`(SELECT * FROM transaction_view WHERE %s AND %s = $%d%s)`, where, column, len(args), order)
+			return fmt.Sprintf(`(SELECT * FROM %s %s AND %s = $%d%s)`, f.source(), where, column, len(args), order)
 		}
 		sql = columns + ` FROM (` + side("source_id") + ` UNION ALL ` + side("destination_id") + `) AS sides` + order
 	}

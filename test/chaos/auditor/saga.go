@@ -29,7 +29,8 @@ func (x *audit) sagaEvent(e event, d data) {
 	x.sagas[e.AggregateID] = &sagaEnd{kind: d.SagaType, status: status}
 }
 
-// sagaTables reads saga_state: a row for each saga that has ended, in the same way, and none in saga_open.
+// sagaTables reads saga_state: a row for each saga that has ended, in the same way, and none in saga_open; and in saga_subject what each
+// can be found by.
 func (x *audit) sagaTables(ctx context.Context, tx pgx.Tx) error {
 	rows, err := collect(ctx, tx, `SELECT saga_id::text, saga_type, status, convert_from(state, 'UTF8') FROM saga_state`,
 		func(r pgx.CollectableRow) (id string, s sagaRow, err error) {
@@ -64,6 +65,20 @@ func (x *audit) sagaTables(ctx context.Context, tx pgx.Tx) error {
 	}
 	for id := range open {
 		x.wrong("read model", "saga_open "+id, "is there, and every saga has ended")
+	}
+	found, err := collect(ctx, tx, `SELECT coalesce(a.saga_id, b.saga_id)::text, concat_ws(' ', coalesce(a.subject, b.subject), a.saga_id IS NULL, b.saga_id IS NULL)
+		FROM (SELECT unnest(subjects) AS subject, created_at, saga_id FROM saga_state) a
+		FULL JOIN (SELECT subject, started_at AS created_at, id AS saga_id FROM saga_subject) b USING (subject, created_at, saga_id)
+		WHERE a.saga_id IS NULL OR b.saga_id IS NULL`,
+		func(r pgx.CollectableRow) (id, what string, err error) {
+			err = r.Scan(&id, &what)
+			return id, what, err
+		})
+	if err != nil {
+		return err
+	}
+	for id, what := range found {
+		x.wrong("read model", "saga_subject "+id, "is not what saga_state says (subject, not in saga_state, not in saga_subject: %s)", what)
 	}
 	return nil
 }
