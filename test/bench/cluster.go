@@ -23,6 +23,9 @@ const (
 	embeddedKafka = "embedded" // the development broker, in a process of its own
 )
 
+// databases are the services' own.
+var databases = []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase}
+
 const readyMax = 2 * time.Minute
 
 // node is one service of ours: its process, and where it is reached.
@@ -68,7 +71,7 @@ func startCluster(ctx context.Context, dir, root, broker string, instances int, 
 	if c.postgres, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{Bin: os.Getenv("BILLING_POSTGRES_BIN"), DataDir: dir}); err != nil {
 		return c, err
 	}
-	if err := c.postgres.EnsureDatabases(ctx, system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase); err != nil {
+	if err := c.postgres.EnsureDatabases(ctx, databases...); err != nil {
 		return c, err
 	}
 	if err := c.startKafka(ctx); err != nil {

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"example.com/billing/deploy/local/system"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
@@ -28,7 +28,8 @@ import (
 // stage is a size of the system, and how it does at that size.
 type stage struct {
 	Accounts    int                `json:"accounts"`
-	Events      int                `json:"events"`
+	Events      int                `json:"events"`              // of the history
+	Stored      int64              `json:"events_stored"`       // at the end, with those of the loads
 	Long        int64              `json:"long_account_events"` // of the account with many
 	Bytes       map[string]int64   `json:"database_bytes"`
 	FillPerS    float64            `json:"fill_events_per_s"`
@@ -94,16 +95,16 @@ func (s settings) growth(ctx context.Context, sizes string) error {
 		return err
 	}
 	return s.with(ctx, s.broker, 2, func(c *cluster, w *world, r *report) error {
-		first, err := overGRPC(ctx, w, 0, func() pair { return pair{w.accounts[0], w.accounts[1]} })
+		if err := s.warmUp(ctx, w); err != nil {
+			return err
+		}
+		template, err := c.empty(ctx)
 		if err != nil {
 			return err
 		}
-		h, err := newHistory(ctx, c, first.id)
+		h, err := newHistory(ctx, c, template)
 		defer h.close()
 		if err != nil {
-			return err
-		}
-		if err := s.warmUp(ctx, w); err != nil {
 			return err
 		}
 		for _, g := range stages {
@@ -128,6 +129,39 @@ func (s settings) growth(ctx context.Context, sizes string) error {
 	})
 }
 
+// empty drops what the warm-up left, and has one transfer carried out on the new databases: its saga's id.
+func (c *cluster) empty(ctx context.Context) (saga string, err error) {
+	if err := c.stopServices(); err != nil {
+		return "", err
+	}
+	conn, err := pgx.Connect(ctx, c.postgres.DSN("postgres"))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, name := range databases {
+		if _, err := conn.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			return "", err
+		}
+	}
+	if err := c.postgres.EnsureDatabases(ctx, databases...); err != nil {
+		return "", err
+	}
+	if err := c.startAgain(ctx); err != nil {
+		return "", err
+	}
+	w, err := newWorld(ctx, c, newRun(), 2)
+	defer func() { err = errors.Join(err, w.closeAll()) }()
+	if err != nil {
+		return "", err
+	}
+	first, err := overGRPC(ctx, w, 0, func() pair { return pair{w.accounts[0], w.accounts[1]} })
+	if err == nil && first.completed != 1 {
+		err = errors.New("the first transfer has not completed")
+	}
+	return first.id, err
+}
+
 // stage lets the system grow to one size, starts the services anew, and measures. The history goes on from stage to stage.
 func (s settings) stage(ctx context.Context, c *cluster, h *history, g *stage) (err error) {
 	say("growing to %d accounts and %d events", g.Accounts, g.Events)
@@ -150,7 +184,7 @@ func (s settings) stage(ctx context.Context, c *cluster, h *history, g *stage) (
 	if err != nil {
 		return err
 	}
-	if err := g.rebuild(ctx, w); err != nil {
+	if err := errors.Join(g.rebuild(ctx, w), h.settle(ctx)); err != nil {
 		return err
 	}
 	if err := s.loads(ctx, c, w, h.ledger, g); err != nil {
@@ -169,11 +203,11 @@ func (s settings) stage(ctx context.Context, c *cluster, h *history, g *stage) (
 func (g *stage) look(ctx context.Context, h *history) error {
 	g.Bytes = map[string]int64{}
 	for name, pool := range h.pools {
-		var n int64
-		if err := pool.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&n); err != nil {
+		var bytes, events int64
+		if err := pool.QueryRow(ctx, "SELECT pg_database_size(current_database()), position FROM es_log").Scan(&bytes, &events); err != nil {
 			return err
 		}
-		g.Bytes[name] = n
+		g.Bytes[name], g.Stored = bytes, g.Stored+events
 	}
 	return nil
 }
@@ -360,8 +394,10 @@ func printGrowth(stages []*stage) {
 	fmt.Println()
 	line("accounts", func(g *stage) string { return strconv.Itoa(g.Accounts) })
 	line("events", func(g *stage) string { return strconv.Itoa(g.Events) })
+	line("events at the end, with the loads'", func(g *stage) string { return strconv.FormatInt(g.Stored, 10) })
 	line("events of the account with many", func(g *stage) string { return strconv.FormatInt(g.Long, 10) })
-	for _, name := range []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase} {
+	line("history written, events/s", func(g *stage) string { return fmt.Sprintf("%.0f", g.FillPerS) })
+	for _, name := range databases {
 		line(name+", MB", func(g *stage) string { return strconv.FormatInt(g.Bytes[name]>>20, 10) })
 	}
 	for _, name := range []string{"accounts", "transactions"} {
@@ -373,6 +409,14 @@ func printGrowth(stages []*stage) {
 	for i, l := range stages[0].Loads {
 		line(l.Name+", completed/s", func(g *stage) string { return fmt.Sprintf("%.0f", g.Loads[i].CompletedPerS) })
 		line("p50, p99 ms", func(g *stage) string { return fmt.Sprintf("%.1f, %.1f", g.Loads[i].P50, g.Loads[i].P99) })
+		line("CPU µs, of it Postgres, a transfer", func(g *stage) string {
+			var all float64
+			for _, cpu := range g.Loads[i].CPU {
+				all += cpu
+			}
+			return fmt.Sprintf("%.0f, %.0f", all, g.Loads[i].CPU["postgres"])
+		})
+		line("WAL B a transfer", func(g *stage) string { return fmt.Sprintf("%.0f", g.Loads[i].WAL) })
 	}
 	for i, q := range stages[0].Queries {
 		line(q.What+": p50, p99 ms", func(g *stage) string { return fmt.Sprintf("%.1f, %.1f", g.Queries[i].P50, g.Queries[i].P99) })

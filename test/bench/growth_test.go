@@ -45,6 +45,9 @@ func TestHistory(t *testing.T) {
 		if want := int64(g.Events / longShare); many < want-1 || many > want+1 {
 			t.Errorf("the account with many events has %d, want %d", many, want)
 		}
+		if b := h.ledger.Accounts[longOne].Root.State.Balance; b.IntPart() < granted-1 || b.IntPart() > granted+1 {
+			t.Errorf("the account with many events holds %s", b)
+		}
 		for _, a := range h.ledger.Accounts[shortFirst : shortFirst+shorts] {
 			if a.Root.Version != shortEvents {
 				t.Fatalf("an account has %d events, want %d", a.Root.Version, shortEvents)

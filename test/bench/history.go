@@ -45,7 +45,7 @@ type history struct {
 
 func newHistory(ctx context.Context, c *cluster, template string) (_ *history, err error) {
 	h := &history{pools: map[string]*pgxpool.Pool{}}
-	for _, name := range []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase} {
+	for _, name := range databases {
 		if h.pools[name], err = pgxpool.New(ctx, c.postgres.DSN(name)); err != nil {
 			return h, err
 		}
@@ -93,7 +93,7 @@ func (h *history) grow(ctx context.Context, accounts, events int) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return h.published(ctx)
+	return errors.Join(h.published(ctx), h.settle(ctx))
 }
 
 // move opens the accounts, gives each its money, and moves it among them.
@@ -143,7 +143,7 @@ func (h *history) sides(n int) (from, to *ledger.Account) {
 	switch {
 	case long.Root.Version >= int64(h.events/longShare):
 		return one, others[(n+1)%len(others)]
-	case n%2 == 0:
+	case long.Root.Version%2 == 0:
 		return long, one
 	}
 	return one, long
@@ -242,10 +242,19 @@ func (h *history) writeSagas(ctx context.Context, from <-chan []ledger.Transfer)
 	return nil
 }
 
-// published has the relays take all events as published, and Postgres know its tables as it would after so long.
+// published has the relays take all events as published.
 func (h *history) published(ctx context.Context) error {
+	return h.each(ctx, "UPDATE outbox_relay SET position = (SELECT position FROM es_log)")
+}
+
+// settle has Postgres know its tables as it would after so long, and write them out.
+func (h *history) settle(ctx context.Context) error {
+	return h.each(ctx, "VACUUM ANALYZE", "CHECKPOINT")
+}
+
+func (h *history) each(ctx context.Context, statements ...string) error {
 	for name, pool := range h.pools {
-		for _, sql := range []string{"UPDATE outbox_relay SET position = (SELECT position FROM es_log)", "VACUUM ANALYZE", "CHECKPOINT"} {
+		for _, sql := range statements {
 			if _, err := pool.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("%s: %s: %w", name, sql, err)
 			}

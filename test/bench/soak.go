@@ -183,7 +183,7 @@ func (t *tally) p99AndReset() float64 {
 // sample looks at memory, outboxes and tables.
 func (c *cluster) sample(ctx context.Context) (sample, error) {
 	s := sample{Memory: c.memory(), Tables: map[string]*table{}}
-	for _, database := range []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase} {
+	for _, database := range databases {
 		if err := c.look(ctx, database, &s); err != nil {
 			return s, err
 		}

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"example.com/billing/deploy/local/system"
 )
 
 // clockTick is the unit of times in /proc: USER_HZ, which is 100 on all of Linux.
@@ -64,7 +62,7 @@ func (c *cluster) written(ctx context.Context, u *usage) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	return conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,
 		(SELECT sum(tup_inserted + tup_updated + tup_deleted)::bigint FROM pg_stat_database WHERE datname = ANY($1))`,
-		[]string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase}).Scan(&u.wal, &u.rows)
+		databases).Scan(&u.wal, &u.rows)
 }
 
 // trips reads a service's counter of SQL round trips.
