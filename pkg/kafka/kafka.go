@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -41,7 +42,15 @@ type Config struct {
 	Brokers  []string     // host:port of some of the brokers, at least one
 	ClientID string       // shown in the brokers' logs; default "kafka"
 	Log      *slog.Logger // nil = slog.Default()
+	// Dial opens a connection to a broker; nil = plain TCP.
+	Dial func(network, addr string) (net.Conn, error)
 }
+
+// dialer is a function as sarama takes it.
+type dialer func(network, addr string) (net.Conn, error)
+
+// Dial is proxy.Dialer's.
+func (d dialer) Dial(network, addr string) (net.Conn, error) { return d(network, addr) }
 
 // Header is one name and value of a message's metadata. Names may repeat.
 type Header struct {
@@ -99,6 +108,9 @@ func (cfg Config) sarama() *sarama.Config {
 	c.Metadata.AllowAutoTopicCreation = false
 	c.Metadata.Retry.Max = 2
 	c.Metadata.Retry.Backoff = retryPause
+	if cfg.Dial != nil {
+		c.Net.Proxy.Enable, c.Net.Proxy.Dialer = true, dialer(cfg.Dial)
+	}
 	return c
 }
 

@@ -385,11 +385,10 @@ func transactionQuestions(w *world) []query {
 func printGrowth(stages []*stage) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(name string, value func(*stage) string) {
-		fmt.Fprint(w, name)
 		for _, g := range stages {
-			fmt.Fprint(w, "\t", value(g))
+			name += "\t" + value(g)
 		}
-		fmt.Fprintln(w, "\t")
+		fmt.Fprintln(w, name+"\t")
 	}
 	fmt.Println()
 	line("accounts", func(g *stage) string { return strconv.Itoa(g.Accounts) })

@@ -1,0 +1,233 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/estest"
+	"example.com/billing/pkg/kafka"
+)
+
+// brokersEnv names the brokers of a real Kafka; `make test` sets it where it can.
+const brokersEnv = "BILLING_TEST_KAFKA_BROKERS"
+
+// onReal: this round of the tests uses the real Kafka.
+var onReal bool
+
+// TestMain runs the tests on kfake, and again on a real Kafka if there is one.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if os.Getenv(brokersEnv) == "" {
+		fmt.Println("es/kafka: not run on a real Kafka: " + brokersEnv + " is not set")
+	} else if code == 0 {
+		onReal = true
+		fmt.Println("es/kafka: and again on a real Kafka")
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+func newOptions(t testing.TB) Options {
+	t.Helper()
+	cfg := kafka.Config{ClientID: "test", Log: slog.New(slog.DiscardHandler)}
+	if testing.Verbose() {
+		cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	if onReal {
+		cfg.Brokers = strings.Split(os.Getenv(brokersEnv), ",")
+	} else {
+		fake, err := kfake.NewCluster(kfake.NumBrokers(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(fake.Close)
+		cfg.Brokers = fake.ListenAddrs()
+	}
+	o := Options{Kafka: cfg, Topic: fmt.Sprintf("es-%x", time.Now().UnixNano()), Dir: t.TempDir(), Log: cfg.Log}
+	if err := kafka.EnsureTopics(t.Context(), cfg, Topic(o.Topic, 0)); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// open returns a store that leads, and what ends it.
+func open(t testing.TB, o Options) (s *Store, stop func()) {
+	t.Helper()
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	led := make(chan error, 1)
+	go func() { led <- s.Lead(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-led; err != nil {
+			t.Logf("led until: %v", err)
+		}
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	select {
+	case <-s.Leading():
+	case err := <-led:
+		t.Fatalf("it does not lead: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not lead")
+	}
+	return s, stop
+}
+
+func TestStore(t *testing.T) {
+	estest.TestStore(t, func(t *testing.T) es.Store { s, _ := open(t, newOptions(t)); return s })
+}
+
+// everything is what a store says, as text.
+func everything(t *testing.T, s es.Store, streams []es.Stream) string {
+	t.Helper()
+	var b strings.Builder
+	for e, err := range s.ReadAll(t.Context(), "", es.From{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&b, e.Position, e.RecordedAt, string(payload))
+	}
+	for _, st := range streams {
+		events, err := s.Load(t.Context(), st, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heads, err := s.Heads(t.Context(), []es.Stream{st})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&b, st, len(events), heads[0].Version)
+	}
+	return b.String()
+}
+
+// The log is the truth: a store with its state, one without, and one whose state is of another log or ahead of it, say the same.
+func TestTheStateIsMadeAgainFromTheLog(t *testing.T) {
+	o := newOptions(t)
+	s, stop := open(t, o)
+	streams := []es.Stream{{Type: "Test", ID: "a"}, {Type: "Test", ID: "b"}, {Type: "Tes", ID: "ta"}}
+	for i := range 60 {
+		st, version := streams[i%3], int64(i/3)
+		e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: version + 1, At: time.UnixMilli(int64(i)).UTC(), CorrelationID: "c", Data: fmt.Appendf(nil, `{"n":%d}`, i)}
+		if err := s.Append(t.Context(), es.Append{Stream: st, Expected: version, Events: []es.Event{e}, Snapshot: fmt.Appendf(nil, "state %d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := everything(t, s, streams)
+	stop()
+	if strings.Count(want, "\n") != 63 {
+		t.Fatalf("it says\n%s", want)
+	}
+	spoil := func(change func(*mark)) {
+		t.Helper()
+		id, err := kafka.TopicID(t.Context(), o.Kafka, o.Topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := openState(filepath.Join(o.Dir, o.Topic), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&st.at)
+		if err := errors.Join(st.apply(nil, nil, st.at.Next), st.close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name     string
+		before   func()
+		snapshot bool // of before is still there
+	}{
+		{"with its state", func() {}, true},
+		{"with a state that is behind", func() { spoil(func(*mark) {}) }, true},
+		{"with a state that is ahead", func() { spoil(func(m *mark) { m.Next += 1000; m.Position += 1000 }) }, false},
+		{"with the state of another log", func() { spoil(func(m *mark) { m.Log = "another" }) }, false},
+		{"with a state that cannot be read", func() {
+			if err := os.WriteFile(filepath.Join(o.Dir, o.Topic, "CURRENT"), []byte("nonsense"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"without a state", func() { o.Dir = t.TempDir() }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.before()
+			s, stop := open(t, o)
+			defer stop()
+			if got := everything(t, s, streams); got != want {
+				t.Errorf("it says\n%s\nwant\n%s", got, want)
+			}
+			heads, err := s.Heads(t.Context(), streams[:1])
+			if err != nil || (string(heads[0].Snapshot) == "state 57") != tc.snapshot {
+				t.Errorf("%+v, %v", heads, err)
+			}
+			if err := s.Append(t.Context(), es.Append{Stream: streams[0], Expected: 19}); err == nil {
+				t.Error("a stale version was taken")
+			}
+			if err := s.Append(t.Context(), es.Append{Stream: streams[0], Expected: 20}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Who does not lead answers nothing, and says so in the way that has callers ask again.
+func TestWhoDoesNotLeadAnswersNothing(t *testing.T) {
+	o := newOptions(t)
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	st := es.Stream{Type: "Test", ID: "a"}
+	_, loaded := s.Load(t.Context(), st, 0, 0)
+	_, heads := s.Heads(t.Context(), []es.Stream{st})
+	_, kept := s.Snapshot(t.Context(), st, 1)
+	_, found := s.Lookup(t.Context(), []string{"x"})
+	_, clock := s.Clock(t.Context())
+	var all error
+	for _, err := range s.ReadAll(t.Context(), "", es.From{}) {
+		all = err
+	}
+	for what, err := range map[string]error{
+		"append": s.Append(t.Context(), es.Append{Stream: st}), "load": loaded, "heads": heads, "snapshot": kept, "lookup": found, "clock": clock, "read all": all,
+	} {
+		var unavailable *es.UnavailableError
+		if !errors.As(err, &unavailable) || !errors.Is(err, ErrNotLeading) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := Open(t.Context(), Options{Kafka: o.Kafka, Topic: "unknown", Dir: t.TempDir()}); err == nil {
+		t.Error("a topic that is not there was opened")
+	}
+}
