@@ -91,6 +91,11 @@ SIZES ?= 1000:10000,100000:1000000,1000000:10000000
 bench-growth: bin/bench ## Measure the system at SIZES (1,000 accounts with 10,000 events to a million with ten), each load for DURATION (20s)
 	@exec bin/bench -growth $(SIZES) -duration $(or $(DURATION),20s) -broker $(if $(filter both,$(BROKER)),apache,$(BROKER))
 
+.PHONY: bench-stores
+bench-stores: ## Measure what each event store appends a second, beside the plain drivers, for DURATION (5s) a figure
+	@go build -o bin/stores ./test/stores
+	@exec bin/stores -duration $(or $(DURATION),5s)
+
 .PHONY: pgo
 pgo: bin/bench ## Profile the services under load for DURATION (20s) a scenario: the default.pgo that their builds are optimised by
 	@bin/bench -duration $(or $(DURATION),20s) -broker apache -only uniform1024,rest,open500 -profiles -out bin/pgo

@@ -4,6 +4,7 @@ package readmodel
 import (
 	"context"
 	"embed"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -68,20 +69,33 @@ func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64) error
 	return a.model.Wait(ctx, a.pool, versions)
 }
 
-// List returns accounts, newest first.
-func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
+// where is the filter's condition, and its arguments: only what is asked for, so that each question finds its index.
+func (f Filter) where() (string, []any) {
 	before, id := f.Before.Key()
-	few := "" // of accounts that have an index of their own
+	sql, args := `tenant_id = $1 AND (created_at, id) < ($2, $3)`, []any{f.TenantID, before, id}
+	for _, c := range []struct{ column, value string }{
+		{"owner_id", f.OwnerID}, {"owner_type", f.OwnerType}, {"type", f.Type}, {"status", f.Status}, {"currency", f.Currency},
+	} {
+		if c.value != "" {
+			args = append(args, c.value)
+			sql += fmt.Sprintf(" AND %s = $%d", c.column, len(args))
+		}
+	}
+	// Those that are few have indexes of their own.
 	if f.Status != "" && f.Status != string(account.Active) {
-		few += " AND status <> 'active'"
+		sql += " AND status <> 'active'"
 	}
 	if f.Type != "" && f.Type != string(account.User) {
-		few += " AND type <> 'USER'"
+		sql += " AND type <> 'USER'"
 	}
-	rows, err := a.pool.Query(ctx, `SELECT id::text, version, state FROM account_view
-		WHERE tenant_id = $1 AND ($2 = '' OR owner_id = $2) AND ($3 = '' OR owner_type = $3) AND (created_at, id) < ($4, $5)
-		  AND ($6 = '' OR type = $6) AND ($7 = '' OR status = $7) AND ($8 = '' OR currency = $8)`+few+`
-		ORDER BY created_at DESC, id DESC LIMIT $9`, f.TenantID, f.OwnerID, f.OwnerType, before, id, f.Type, f.Status, f.Currency, f.Limit)
+	return sql, args
+}
+
+// List returns accounts, newest first.
+func (a *Accounts) List(ctx context.Context, f Filter) ([]Entry, error) {
+	where, args := f.where()
+	args = append(args, f.Limit)
+	rows, err := a.pool.Query(ctx, fmt.Sprintf(`SELECT id::text, version, state FROM account_view WHERE %s ORDER BY created_at DESC, id DESC LIMIT $%d`, where, len(args)), args...)
 	if err != nil {
 		return nil, espg.Classify("list accounts", err)
 	}
