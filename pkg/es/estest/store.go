@@ -27,7 +27,10 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"checks a version without events", testCheckOnly},
 		{"appends several streams in one step or not at all", testMultiStream},
 		{"takes an event id once", testDuplicate},
+		{"stores what is repeated once", testRepeated},
 		{"gives each item of a batch its own result", testBatch},
+		{"appends to many streams at once", testManyStreams},
+		{"keeps events as large as the limit", testLarge},
 		{"lets one of many concurrent writers through", testRace},
 		{"keeps snapshots with the head", testSnapshots},
 		{"keeps a snapshot of every so many versions for good", testKeptSnapshots},
@@ -178,6 +181,73 @@ func testDuplicate(t *testing.T, s es.Store) {
 	})
 	if errs[0] != nil || !errors.As(errs[1], &d) {
 		t.Errorf("one id twice in a batch: got %v", errs)
+	}
+}
+
+// testRepeated: an append whose answer was lost is sent again, alone and within a batch.
+func testRepeated(t *testing.T, s es.Store) {
+	st := newStream()
+	first := es.Append{Stream: st, Events: events(st, 0, 2)}
+	mustAppend(t, s, first)
+	errs := s.AppendBatch(t.Context(), [][]es.Append{{first}, {{Stream: st, Expected: 2, Events: events(st, 2, 1)}}, {first}})
+	for i, want := range []bool{false, true, false} {
+		var (
+			conflict  *es.ConflictError
+			duplicate *es.DuplicateError
+		)
+		if (errs[i] == nil) != want || !want && !errors.As(errs[i], &conflict) && !errors.As(errs[i], &duplicate) {
+			t.Errorf("item %d: got %v", i, errs[i])
+		}
+	}
+	if n := len(mustLoad(t, s, st, 0)); n != 3 {
+		t.Errorf("%d events, want 3", n)
+	}
+	if found, err := s.Lookup(t.Context(), []string{first.Events[0].ID, first.Events[1].ID}); err != nil || len(found) != 2 {
+		t.Errorf("%d of the repeated events are found (%v)", len(found), err)
+	}
+}
+
+func testManyStreams(t *testing.T, s es.Store) {
+	const n = 1500
+	streams, items := make([]es.Stream, n), make([][]es.Append, n)
+	for i := range items {
+		streams[i] = newStream()
+		items[i] = []es.Append{{Stream: streams[i], Events: events(streams[i], 0, 1+i%3)}}
+	}
+	if err := errors.Join(s.AppendBatch(t.Context(), items)...); err != nil {
+		t.Fatal(err)
+	}
+	heads, err := s.Heads(t.Context(), streams)
+	if err != nil || len(heads) != n {
+		t.Fatalf("%d heads (%v), want %d", len(heads), err, n)
+	}
+	for i, h := range heads {
+		if want := int64(1 + i%3); h.Version != want {
+			t.Fatalf("stream %d is at version %d, want %d", i, h.Version, want)
+		}
+	}
+}
+
+// testLarge: events of nearly the largest size, more of them in one batch than any message or statement is to hold.
+func testLarge(t *testing.T, s es.Store) {
+	st := newStream()
+	items := make([][]es.Append, 12)
+	for i := range items {
+		e := events(st, int64(i), 1)
+		e[0].Data = []byte(`{"x":"` + strings.Repeat(string(rune('a'+i)), es.EventBytesMax-1024) + `"}`)
+		items[i] = []es.Append{{Stream: st, Expected: int64(i), Events: e}}
+	}
+	if err := errors.Join(s.AppendBatch(t.Context(), items)...); err != nil {
+		t.Fatal(err)
+	}
+	got := mustLoad(t, s, st, 0)
+	if len(got) != len(items) {
+		t.Fatalf("%d events, want %d", len(got), len(items))
+	}
+	for i, e := range got {
+		if string(e.Data) != string(items[i][0].Events[0].Data) {
+			t.Errorf("event %d is another one: %d bytes", i, len(e.Data))
+		}
 	}
 }
 
