@@ -72,7 +72,7 @@ func (g *group) add(item []es.Append) error {
 				return &es.LimitError{Stream: a.Stream, Limit: "event size in bytes", Max: es.EventBytesMax, Actual: len(payload)}
 			}
 			e.RecordedAt = g.recorded
-			messages, events = append(messages, message(g.topic, e, payload, g.recorded)), append(events, stored{e, payload})
+			messages, events = append(messages, message(g.topic, e, payload, g.recorded)), append(events, stored{Event: e, payload: payload})
 			bytes += len(payload)
 		}
 		if known != nil {

@@ -35,6 +35,7 @@ func message(topic string, e es.Event, payload []byte, recorded time.Time) kafka
 type stored struct {
 	es.Event
 	payload []byte
+	offset  int64
 }
 
 func read(m kafka.Message) (stored, error) {
@@ -47,5 +48,5 @@ func read(m kafka.Message) (stored, error) {
 		return stored{}, fmt.Errorf("%s/%d offset %d: no header %s: not written by an event store", m.Topic, m.Partition, m.Offset, headerRecorded)
 	}
 	e.RecordedAt = time.UnixMicro(int64(binary.BigEndian.Uint64([]byte(at)))).UTC() //nolint:gosec // as message wrote it
-	return stored{e, m.Value}, nil
+	return stored{e, m.Value, m.Offset}, nil
 }

@@ -24,7 +24,9 @@ type state struct {
 type mark struct {
 	Log      string    `json:"log"`      // which log: another one's state is thrown away
 	Next     int64     `json:"next"`     // offset behind what is in it
-	Position int64     `json:"position"` // of the newest event
+	Position int64     `json:"position"` // of the newest event; 0 = there is none
+	Offset   int64     `json:"offset"`   // its offset
+	ID       string    `json:"id"`       // its id
 	Recorded time.Time `json:"recorded"` // when it was taken
 }
 
@@ -123,8 +125,7 @@ func (s *state) apply(events []stored, snapshots []snapshot, next int64) error {
 		}
 		h.Version = e.Version
 		heads[e.Stream] = h
-		at.Position++
-		at.Recorded = e.RecordedAt
+		at.Position, at.Offset, at.ID, at.Recorded = at.Position+1, e.offset, e.ID, e.RecordedAt
 		key := versionKey(keyEvent, e.Stream, e.Version)
 		value := binary.BigEndian.AppendUint64(nil, uint64(at.Position)) //nolint:gosec // not negative
 		value = binary.BigEndian.AppendUint64(value, uint64(e.RecordedAt.UnixMicro()))

@@ -147,11 +147,21 @@ func (s *Store) lock(change func()) {
 	change()
 }
 
-// catchUp reads the log to an offset into the state. A state that is ahead of it is of another history, and is made anew.
+// catchUp reads the log to an offset into the state. A state that is ahead of the log, or whose newest event is not where the state has it,
+// is of another history (brokers that lost power may have lost what they had acknowledged), and is made anew.
 func (s *Store) catchUp(ctx context.Context, end int64) error {
 	s.turn.Lock() // and nobody reads: it does not lead
 	defer s.turn.Unlock()
-	if s.state.at.Next > end {
+	ctx, cancel := context.WithTimeout(ctx, catchUpMax)
+	defer cancel()
+	follows := s.state.at.Next <= end
+	if follows && s.state.at.Position > 0 {
+		var err error
+		if follows, err = s.follows(ctx); err != nil {
+			return err
+		}
+	}
+	if !follows {
 		if err := s.startOver(); err != nil {
 			return err
 		}
@@ -161,8 +171,6 @@ func (s *Store) catchUp(ctx context.Context, end int64) error {
 		return err
 	}
 	defer tail.Close()
-	ctx, cancel := context.WithTimeout(ctx, catchUpMax)
-	defer cancel()
 	for tail.Next() < end {
 		messages, err := tail.Read(ctx)
 		if err != nil {
@@ -181,11 +189,26 @@ func (s *Store) catchUp(ctx context.Context, end int64) error {
 	return nil
 }
 
+// follows reports whether the log has the state's newest event where the state has it.
+func (s *Store) follows(ctx context.Context) (bool, error) {
+	tail, err := kafka.NewTail(s.opts.Kafka, s.opts.Topic, 0, s.state.at.Offset)
+	if err != nil {
+		return false, err
+	}
+	defer tail.Close()
+	messages, err := tail.Read(ctx)
+	if err != nil || len(messages) == 0 {
+		return false, err
+	}
+	e, err := read(messages[0])
+	return err == nil && e.offset == s.state.at.Offset && e.ID == s.state.at.ID, nil //nolint:nilerr // what cannot be read is not that event
+}
+
 // startOver throws the state away.
 func (s *Store) startOver() error {
 	id := s.state.at.Log
 	dir := filepath.Join(s.opts.Dir, s.opts.Topic)
-	s.opts.Log.Warn("the local state is ahead of its log, and is made anew", "topic", s.opts.Topic)
+	s.opts.Log.Warn("the local state is not of this log's history, and is made anew", "topic", s.opts.Topic)
 	if err := s.state.close(); err != nil {
 		return err
 	}
@@ -278,6 +301,9 @@ func (s *Store) commit(ctx context.Context, g *group) error {
 	}
 	first, err := s.claim.Commit(ctx, g.messages)
 	if err == nil {
+		for i := range g.events {
+			g.events[i].offset = first + int64(i)
+		}
 		s.mu.Lock()
 		if err = s.state.apply(g.events, g.snapshots, first+int64(len(g.messages))); err != nil {
 			err = fmt.Errorf("%w: %w", errState, err)

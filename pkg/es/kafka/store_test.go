@@ -168,6 +168,8 @@ func TestTheStateIsMadeAgainFromTheLog(t *testing.T) {
 		{"with its state", func() {}, true},
 		{"with a state that is behind", func() { spoil(func(*mark) {}) }, true},
 		{"with a state that is ahead", func() { spoil(func(m *mark) { m.Next += 1000; m.Position += 1000 }) }, false},
+		{"with a state of another history", func() { spoil(func(m *mark) { m.ID = uuid.NewString() }) }, false},
+		{"with a state whose newest event is elsewhere", func() { spoil(func(m *mark) { m.Offset -= 2 }) }, false},
 		{"with the state of another log", func() { spoil(func(m *mark) { m.Log = "another" }) }, false},
 		{"with a state that cannot be read", func() {
 			if err := os.WriteFile(filepath.Join(o.Dir, o.Topic, "CURRENT"), []byte("nonsense"), 0o600); err != nil {
