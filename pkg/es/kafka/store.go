@@ -201,7 +201,7 @@ func (s *Store) follows(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	e, err := read(messages[0])
-	return err == nil && e.offset == s.state.at.Offset && e.ID == s.state.at.ID, nil //nolint:nilerr // what cannot be read is not that event
+	return err == nil && e.offset == s.state.at.Offset && e.ID == s.state.at.ID, nil // what cannot be read is not that event
 }
 
 // startOver throws the state away.
