@@ -17,8 +17,8 @@ const (
 	claimTimeout  = 10 * time.Second // of a transaction: what a writer that died leaves open ends after it
 	claimWaitMax  = 30 * time.Second // for another claim's last transaction to be decided
 	claimPauseMax = 250 * time.Millisecond
-	beginPause    = 500 * time.Microsecond // for the last transaction's end to be marked
-	beginPauseMax = 10 * time.Millisecond
+	beginPause    = 250 * time.Microsecond // for the last transaction's end to be marked
+	beginPauseMax = 2 * time.Millisecond
 	txnVersion    = 3 // of AddPartitionsToTxn and EndTxn: the newest that sarama speaks
 )
 

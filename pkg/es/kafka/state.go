@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"example.com/billing/pkg/es"
 )
@@ -40,6 +41,9 @@ const (
 	keyPosition = 'p' // position → key of the event
 )
 
+// bloomBits is how many bits of filter each key gets: one in a hundred keys that are not there is looked for all the same.
+const bloomBits = 10
+
 // openState opens the state of a log in a directory. What is there of another log, or cannot be read, is removed.
 func openState(dir, log string) (*state, error) {
 	s, err := tryState(dir, log)
@@ -55,7 +59,11 @@ func openState(dir, log string) (*state, error) {
 var errOtherLog = errors.New("the state is of another log")
 
 func tryState(dir, log string) (*state, error) {
-	db, err := pebble.Open(dir, &pebble.Options{Logger: quiet{}})
+	o := &pebble.Options{Logger: quiet{}}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits) // most ids and streams that are asked for are not there
+	}
+	db, err := pebble.Open(dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("open the local state: %w", err)
 	}
