@@ -45,9 +45,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 			}
 			continue
 		}
-		if over[c.way()] = true; c.hit <= c.point.hit(c.outcome.name) {
-			t.Errorf("a transfer that %s passes %s of the %s service less than %d times: it was not killed", c.outcome.name, c.point.name, c.point.service, c.hit)
-		}
+		over[c.way()] = true
 	}
 	var table strings.Builder
 	for _, p := range points {
@@ -135,7 +133,7 @@ func (s *stack) carryOut(c crashCase) (took time.Duration, killed bool) {
 	service.arm(fmt.Sprintf("%s=kill,nth:%d", c.point.name, c.hit))
 	accepted := make(chan string, 1)
 	go func() { accepted <- s.transfer(c) }()
-	id, killed := s.untilKilled(service, accepted)
+	id, killed := s.untilKilled(service, accepted, c)
 	service.arm("")
 	began := time.Now()
 	if killed {
@@ -171,15 +169,18 @@ func (s *stack) accountsShown() bool {
 	return behind == 0
 }
 
-// untilKilled waits until the process ends, or everything else has.
-func (s *stack) untilKilled(service *process, accepted <-chan string) (id string, killed bool) {
+// untilKilled waits until the process ends, or, unless it must, until everything else has. (What a test sees last of a transfer, such
+// as a read model's row, is there just before the process passes the point behind it.)
+func (s *stack) untilKilled(service *process, accepted <-chan string, c crashCase) (id string, killed bool) {
 	s.t.Helper()
-	s.eventually("the kill, or the transfer's end", func() bool {
+	must := c.hit <= c.point.hit(c.outcome.name)
+	what := fmt.Sprintf("the kill of a transfer that %s at pass %d of %s of the %s service", c.outcome.name, c.hit, c.point.name, c.point.service)
+	s.eventually(what, func() bool {
 		select {
 		case id = <-accepted:
 		default:
 		}
-		return service.dead() || id != "" && s.ended(id) && s.published() && s.shown("transactions", fmt.Sprintf("Transaction.%s.2", id)) && s.accountsShown()
+		return service.dead() || !must && id != "" && s.ended(id) && s.published() && s.shown("transactions", fmt.Sprintf("Transaction.%s.2", id)) && s.accountsShown()
 	})
 	if service.dead() && !service.killed() {
 		s.t.Fatalf("%s was not killed: %s", service.path, service.cmd.ProcessState)
