@@ -74,6 +74,8 @@ type Store interface {
 	// ReadAll yields all events of an aggregate type ("" = of every type) in Position order, an order that no later commit
 	// can break, up to the newest at the time it gets there. It stops at the first error.
 	ReadAll(ctx context.Context, aggregateType string, from From) iter.Seq2[Event, error]
+	// End returns the position of the newest event; 0 = there is none.
+	End(ctx context.Context) (int64, error)
 	// Clock returns a time at which the past is complete: what was recorded before it has been committed, for whoever reads
 	// from now on, and nothing will be recorded before it any more.
 	Clock(ctx context.Context) (time.Time, error)

@@ -19,10 +19,9 @@ import (
 // Source is where a rebuild reads the events: their owner's store, on connections of its own. On the projection's it could
 // wait for ever, for one that waits for the rebuild's lock.
 type Source interface {
-	// ReadAll and Load are es.Store's.
+	// ReadAll, Load and End are es.Store's.
 	ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error]
 	Load(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error)
-	// End is the position of the newest event.
 	End(ctx context.Context) (int64, error)
 }
 

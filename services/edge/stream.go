@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/pkg/cqrs"
-	espg "example.com/billing/pkg/es/postgres"
+	eskafka "example.com/billing/pkg/es/kafka"
 	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
@@ -34,7 +34,7 @@ type Stream struct {
 	Sources   []string // types of aggregates it listens to
 	Kafka     KafkaSettings
 	Pool      *pgxpool.Pool
-	Events    *espg.Store
+	Events    *Events
 	Linger    time.Duration // how long an event waits for others on its way to Kafka; 0 where somebody waits for it
 	Bus       *cqrs.EventBus
 }
@@ -58,8 +58,9 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 		return nil, err
 	}
 	app.OnStop("kafka client", func(context.Context) error { return client.Close() })
+	outgoing := s.Events.Copy
 	relay := outbox.NewRelay(outbox.Config{
-		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: s.Events.Committed(), Recent: s.Events.Recent, Linger: s.Linger, Log: app.Log,
+		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: outgoing.Committed(), Recent: outgoing.Recent, Linger: s.Linger, Log: app.Log,
 	})
 	if err := s.measure(app.Metrics); err != nil {
 		return nil, err
@@ -70,7 +71,9 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 			return nil //nolint:nilerr // only the end of the service ends the retries
 		}
 		var g errgroup.Group
-		g.Go(func() error { return relay.Run(ctx) })
+		if s.Events.Log == nil { // else the log is the topic
+			g.Go(func() error { return relay.Run(ctx) })
+		}
 		g.Go(func() error { return box.Run(ctx) })
 		for _, c := range consumers {
 			g.Go(func() error { return c.Run(ctx) })
@@ -94,7 +97,11 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 func (s Stream) topics() []kafka.Topic {
 	var topics []kafka.Topic
 	for _, source := range append([]string{s.Aggregate}, s.Sources...) {
-		topics = append(topics, kafka.Topic{Name: outbox.Topic(TopicPrefix, source), Partitions: s.Kafka.Partitions, Replication: s.Kafka.Replication})
+		t := kafka.Topic{Name: outbox.Topic(TopicPrefix, source), Partitions: s.Kafka.Partitions, Replication: s.Kafka.Replication}
+		if source == s.Aggregate && s.Events.Log != nil {
+			t = eskafka.Topic(t.Name, t.Replication)
+		}
+		topics = append(topics, t)
 	}
 	return topics
 }

@@ -42,6 +42,7 @@ type Settings struct {
 	PostgresBin     string   `name:"postgres-bin" env:"BILLING_POSTGRES_BIN" help:"Folder of PostgreSQL's binaries; none = fetch them; empty = find them on this machine, else fetch them."`
 	KafkaBrokers    []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" help:"Kafka brokers to use instead of the embedded one."`
 	DataDir         string   `name:"data-dir" env:"BILLING_DATA_DIR" help:"Where the embedded parts keep their data."`
+	EventStore      string   `name:"event-store" env:"BILLING_EVENT_STORE" default:"postgres" help:"Where the accounts' events are: postgres, kafka or memory. Data that was made on one is not there on another."`
 	edge.CurrencySettings
 	LatencyTarget time.Duration `name:"latency-target" env:"BILLING_LATENCY_TARGET" default:"1s" help:"How long a transaction may take before requests are shed; 0 = never."`
 	LogLevel      slog.Level    `name:"log-level" env:"BILLING_LOG_LEVEL" default:"INFO" help:"debug, info, warn or error."`
@@ -136,6 +137,7 @@ func (sys *System) startServices() {
 	sys.services.Go(func() error {
 		return account.Run(ctx, account.Config{
 			CurrencySettings: sys.settings.CurrencySettings, Addr: sys.Account, PostgresDSN: sys.postgres.DSN(AccountDatabase), TransactionTarget: sys.Transaction, KafkaSettings: kafka, Common: common,
+			EventStoreSettings: edge.EventStoreSettings{EventStore: cmp.Or(sys.settings.EventStore, edge.StorePostgres), EventStoreDir: filepath.Join(sys.settings.DataDir, "event-store")},
 		})
 	})
 	sys.services.Go(func() error {

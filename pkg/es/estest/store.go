@@ -38,6 +38,7 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"reads all in one order, without gaps, under concurrent writers", testReadAll},
 		{"reads all from a time", testReadSince},
 		{"reads a clock behind which the past is complete", testClock},
+		{"knows the newest position", testEnd},
 		{"refuses what is over a limit", testLimits},
 		{"keeps any text", testUnicode},
 		{"ends when the context ends", testCancelled},
@@ -441,6 +442,24 @@ func testClock(t *testing.T, s es.Store) {
 		if n := before(l.at); n != l.n {
 			t.Errorf("%d events were recorded before %s, and %d later on", l.n, l.at, n)
 		}
+	}
+}
+
+func testEnd(t *testing.T, s es.Store) {
+	before, err := s.End(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := newStream()
+	if err := s.Append(t.Context(), es.Append{Stream: st, Events: events(st, 0, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	if end, err := s.End(t.Context()); err != nil || end != before+3 {
+		t.Errorf("the end was %d and is %d (%v) after 3 events", before, end, err)
+	}
+	stored, err := s.Load(t.Context(), st, 2, 0)
+	if err != nil || len(stored) != 1 || stored[0].Position != before+3 {
+		t.Errorf("the newest event is %v (%v), not at position %d", stored, err, before+3)
 	}
 }
 

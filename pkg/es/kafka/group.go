@@ -23,11 +23,7 @@ type group struct {
 }
 
 func (s *Store) newGroup() *group {
-	at := time.Now().UTC().Truncate(time.Microsecond)
-	if least := s.state.at.Recorded.Add(tick); at.Before(least) {
-		at = least
-	}
-	return &group{topic: s.opts.Topic, state: s.state, recorded: at, versions: map[es.Stream]int64{}, ids: map[string]bool{}}
+	return &group{topic: s.opts.Topic, state: s.state, recorded: s.now(), versions: map[es.Stream]int64{}, ids: map[string]bool{}}
 }
 
 // add takes an append in, whole, or says why not.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ const (
 	catchUpMax = 10 * time.Minute // to read the log to its end
 	groupMax   = 256              // appends of one commit
 	bytesMax   = 4 << 20          // of one commit's events
+	sayEvery   = 10 * time.Second // of a long reading
 )
 
 // Options say where the log and its state are.
@@ -48,13 +50,16 @@ var ErrNotLeading = errors.New("this process does not lead the log")
 // Store is an es.Store. It answers while Lead runs. Safe for concurrent use.
 type Store struct {
 	opts    Options
+	recall  es.Recall
 	appends *batch.Queue[[]es.Append, struct{}]
 	asks    *batch.Queue[struct{}, struct{}] // whether it still leads
+	clocks  *batch.Queue[struct{}, time.Time]
 
 	turn sync.Mutex // held by whoever uses the claim
 
 	mu      sync.RWMutex // held to write for as long as what follows changes, the state included; taken behind turn
 	state   *state
+	floor   time.Time     // what was recorded before is complete: somebody was told so
 	claim   *kafka.Claim  // nil = not leading
 	ended   chan<- error  // tells Lead that the claim is over
 	leading chan struct{} // closed once it leads
@@ -76,13 +81,20 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{opts: o, state: st, leading: make(chan struct{})}
 	s.appends = batch.New(batch.Options{BatchMax: groupMax}, s.flush)
 	s.asks = batch.New(batch.Options{BatchMax: 4096, FlightMax: 2}, s.held)
+	s.clocks = batch.New(batch.Options{BatchMax: 4096}, s.vouch)
 	return s, nil
 }
 
 // Close ends what is under way, and the local state. Lead must have returned.
 func (s *Store) Close(ctx context.Context) error {
-	return errors.Join(s.appends.Close(ctx), s.asks.Close(ctx), s.state.close())
+	return errors.Join(s.appends.Close(ctx), s.asks.Close(ctx), s.clocks.Close(ctx), s.state.close())
 }
+
+// Decode reads an event's JSON; that of an event which this process committed a while ago costs a look-up.
+func (s *Store) Decode(b []byte) (es.Event, error) { return s.recall.Decode(b) }
+
+// Name is the log's: its topic and the topic's id, which another topic of that name does not have.
+func (s *Store) Name() string { return s.opts.Topic + " " + s.state.at.Log }
 
 // Leading is closed once the store leads, for the first time.
 func (s *Store) Leading() <-chan struct{} { return s.leading }
@@ -120,9 +132,13 @@ func (s *Store) lead(ctx context.Context) error {
 	if err := s.catchUp(ctx, claim.End()); err != nil {
 		return err
 	}
+	floor, err := vouched(ctx, claim)
+	if err != nil {
+		return err
+	}
 	over := make(chan error, 1)
 	s.lock(func() {
-		s.claim, s.ended = claim, over
+		s.claim, s.ended, s.floor = claim, over, floor
 		select {
 		case <-s.leading:
 		default:
@@ -147,13 +163,38 @@ func (s *Store) lock(change func()) {
 	change()
 }
 
-// catchUp reads the log to an offset into the state. A state that is ahead of the log, or whose newest event is not where the state has it,
-// is of another history (brokers that lost power may have lost what they had acknowledged), and is made anew.
+// Follow reads the log into the local state, as it grows, until ctx ends: a process that may lead later, and then has little left to read.
+// It does not answer meanwhile, and returns an error only where the state is broken.
+func (s *Store) Follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := s.readTo(ctx, math.MaxInt64)
+		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, errState) {
+			return err
+		}
+		s.opts.Log.Warn("the log cannot be followed", "topic", s.opts.Topic, "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// catchUp reads the log to an offset.
 func (s *Store) catchUp(ctx context.Context, end int64) error {
-	s.turn.Lock() // and nobody reads: it does not lead
-	defer s.turn.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, catchUpMax)
 	defer cancel()
+	return s.readTo(ctx, end)
+}
+
+// readTo reads the log to an offset into the state. A state that is ahead of the log, or whose newest event is not where the state has it,
+// is of another history (brokers that lost power may have lost what they had acknowledged), and is made anew.
+func (s *Store) readTo(ctx context.Context, end int64) error {
+	s.turn.Lock() // and nobody reads: it does not lead
+	defer s.turn.Unlock()
 	follows := s.state.at.Next <= end
 	if follows && s.state.at.Position > 0 {
 		var err error
@@ -171,7 +212,8 @@ func (s *Store) catchUp(ctx context.Context, end int64) error {
 		return err
 	}
 	defer tail.Close()
-	for tail.Next() < end {
+	began, first := time.Now(), s.state.at.Position
+	for said := began; tail.Next() < end; {
 		messages, err := tail.Read(ctx)
 		if err != nil {
 			return err
@@ -182,8 +224,15 @@ func (s *Store) catchUp(ctx context.Context, end int64) error {
 				return err
 			}
 		}
+		if tail.Next() == s.state.at.Next {
+			continue
+		}
 		if err := s.state.apply(events, nil, tail.Next()); err != nil {
 			return fmt.Errorf("%w: %w", errState, err)
+		}
+		if n := s.state.at.Position - first; len(events) > 0 && time.Since(said) > sayEvery {
+			said = time.Now()
+			s.opts.Log.Info("reading the log", "topic", s.opts.Topic, "offset", tail.Next(), "end", end, "events_per_second", int64(float64(n)/time.Since(began).Seconds()))
 		}
 	}
 	return nil
@@ -303,6 +352,7 @@ func (s *Store) commit(ctx context.Context, g *group) error {
 	if err == nil {
 		for i := range g.events {
 			g.events[i].offset = first + int64(i)
+			s.recall.Add(g.events[i].payload, g.events[i].Event)
 		}
 		s.mu.Lock()
 		if err = s.state.apply(g.events, g.snapshots, first+int64(len(g.messages))); err != nil {
@@ -447,10 +497,68 @@ func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From)
 	}
 }
 
-// Clock is es.Store's: behind the newest event.
-func (s *Store) Clock(ctx context.Context) (at time.Time, err error) {
-	err = s.look(ctx, "clock", func(st *state) error { at = st.at.Recorded.Add(tick); return nil })
-	return at, err
+// End is es.Store's.
+func (s *Store) End(ctx context.Context) (end int64, err error) {
+	// What is visible in the topic may not be in the state yet: whoever asks for the end has his turn after the commit that is under way.
+	if _, err = s.asks.Do(ctx, struct{}{}); err != nil {
+		return 0, unavailable("end", err)
+	}
+	err = s.look(ctx, "end", func(st *state) error { end = st.at.Position; return nil })
+	return end, err
+}
+
+// Clock is es.Store's. The time is noted beside the log, for whoever leads next: its clock may be behind this one.
+func (s *Store) Clock(ctx context.Context) (time.Time, error) {
+	r, err := s.clocks.Do(ctx, struct{}{})
+	return r, unavailable("clock", err)
+}
+
+// vouch answers all that ask for the time. The note comes before the question whether the claim stands: who claims later finds it.
+func (s *Store) vouch(ctx context.Context, asks []struct{}) []batch.Result[time.Time] {
+	results := make([]batch.Result[time.Time], len(asks))
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	at, err := s.vouchNow(ctx)
+	for i := range results {
+		results[i] = batch.Result[time.Time]{Value: at, Err: err}
+	}
+	return results
+}
+
+func (s *Store) vouchNow(ctx context.Context) (time.Time, error) {
+	if s.claim == nil {
+		return time.Time{}, ErrNotLeading
+	}
+	at := s.now()
+	if err := s.claim.Note(ctx, at.Format(time.RFC3339Nano)); err != nil {
+		return at, err
+	}
+	s.floor = at
+	return at, s.stillHeld(ctx)
+}
+
+// vouched is the time up to which the past was said to be complete.
+func vouched(ctx context.Context, claim *kafka.Claim) (at time.Time, err error) {
+	text, err := claim.Noted(ctx)
+	if err != nil || text == "" {
+		return at, err
+	}
+	at, err = time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return at, fmt.Errorf("the note beside %w: %w", errState, err)
+	}
+	return at, nil
+}
+
+// now is a time behind everything recorded and everything vouched for.
+func (s *Store) now() time.Time {
+	at := time.Now().UTC().Truncate(tick)
+	for _, least := range []time.Time{s.state.at.Recorded, s.floor} {
+		if least = least.Add(tick); at.Before(least) {
+			at = least
+		}
+	}
+	return at
 }
 
 // tick is how far apart groups are recorded at least.

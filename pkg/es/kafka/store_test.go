@@ -217,12 +217,13 @@ func TestWhoDoesNotLeadAnswersNothing(t *testing.T) {
 	_, kept := s.Snapshot(t.Context(), st, 1)
 	_, found := s.Lookup(t.Context(), []string{"x"})
 	_, clock := s.Clock(t.Context())
+	_, end := s.End(t.Context())
 	var all error
 	for _, err := range s.ReadAll(t.Context(), "", es.From{}) {
 		all = err
 	}
 	for what, err := range map[string]error{
-		"append": s.Append(t.Context(), es.Append{Stream: st}), "load": loaded, "heads": heads, "snapshot": kept, "lookup": found, "clock": clock, "read all": all,
+		"append": s.Append(t.Context(), es.Append{Stream: st}), "load": loaded, "heads": heads, "snapshot": kept, "lookup": found, "clock": clock, "end": end, "read all": all,
 	} {
 		var unavailable *es.UnavailableError
 		if !errors.As(err, &unavailable) || !errors.Is(err, ErrNotLeading) {
@@ -231,5 +232,87 @@ func TestWhoDoesNotLeadAnswersNothing(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), Options{Kafka: o.Kafka, Topic: "unknown", Dir: t.TempDir()}); err == nil {
 		t.Error("a topic that is not there was opened")
+	}
+}
+
+// A time that one leader has vouched for holds for the next one, although its clock is behind: nothing is recorded before it.
+func TestTheNextLeaderRecordsNothingBeforeWhatWasVouchedFor(t *testing.T) {
+	o := newOptions(t)
+	s, stop := open(t, o)
+	if now, err := s.Clock(t.Context()); err != nil || time.Since(now) > time.Minute {
+		t.Fatalf("an empty log vouches for %s (%v)", now, err)
+	}
+	ahead := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	s.turn.Lock()
+	s.floor = ahead // as if its clock were an hour ahead
+	s.turn.Unlock()
+	vouched, err := s.Clock(t.Context())
+	if err != nil || !vouched.After(ahead) {
+		t.Fatalf("it vouches for %s (%v), and did for %s", vouched, err, ahead)
+	}
+	stop()
+	next, _ := open(t, o)
+	st := es.Stream{Type: "Test", ID: "a"}
+	e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: 1, At: time.Now(), Data: []byte("{}")}
+	if err := next.Append(t.Context(), es.Append{Stream: st, Events: []es.Event{e}}); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := next.Load(t.Context(), st, 0, 0)
+	if err != nil || len(stored) != 1 || !stored[0].RecordedAt.After(vouched) {
+		t.Errorf("recorded at %v (%v), although %s was vouched for", stored, err, vouched)
+	}
+}
+
+// Who follows has the state before its turn comes, and leads without reading it again.
+func TestWhoFollowsHasTheState(t *testing.T) {
+	o := newOptions(t)
+	s, stop := open(t, o)
+	other := o
+	other.Dir = t.TempDir()
+	f, err := Open(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	followed := make(chan error, 1)
+	go func() { followed <- f.Follow(ctx) }()
+	st := es.Stream{Type: "Test", ID: "a"}
+	for v := range int64(50) {
+		e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: v + 1, At: time.Now(), Data: []byte("{}")}
+		if err := s.Append(t.Context(), es.Append{Stream: st, Expected: v, Events: []es.Event{e}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Load(t.Context(), st, 0, 0); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("who follows answers: %v", err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks
+		if h, err := f.state.head(st); err != nil || h.Version == 50 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not follow")
+		}
+	}
+	cancel()
+	if err := <-followed; err != nil {
+		t.Fatal(err)
+	}
+	at := f.state.at
+	want := everything(t, s, []es.Stream{st})
+	stop()
+	ctx, cancel = context.WithCancel(t.Context())
+	led := make(chan error, 1)
+	go func() { led <- f.Lead(ctx) }()
+	<-f.Leading()
+	if f.state.at.Position != at.Position {
+		t.Errorf("it had read up to %d, and leads from %d", at.Position, f.state.at.Position)
+	}
+	if got := everything(t, f, []es.Stream{st}); got != want {
+		t.Errorf("it has\n%s\nwant\n%s", got, want)
+	}
+	cancel()
+	if err := errors.Join(<-led, f.Close(context.Background())); err != nil {
+		t.Error(err)
 	}
 }

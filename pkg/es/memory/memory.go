@@ -187,7 +187,7 @@ func (s *Store) Lookup(ctx context.Context, ids []string) ([]es.Event, error) {
 	return events, ctx.Err()
 }
 
-// End is the position of the newest event; 0 = there is none.
+// End is es.Store's.
 func (s *Store) End(ctx context.Context) (int64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

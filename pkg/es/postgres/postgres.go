@@ -159,7 +159,7 @@ func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From)
 	}
 }
 
-// End is the position of the newest event; 0 = there is none.
+// End is es.Store's.
 func (s *Store) End(ctx context.Context) (int64, error) {
 	var end int64
 	err := s.pool.QueryRow(ctx, `SELECT position FROM es_log`).Scan(&end)

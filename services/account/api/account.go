@@ -32,8 +32,9 @@ type Executor = es.Executor[account.Account, account.Command]
 // Parts are what the API stands on.
 type Parts struct {
 	Executor   *Executor
-	Store      es.Store      // the executor's
-	Watches    *edge.Watches // told of the store's commits
+	Store      es.Store                        // the executor's
+	Fresh      func(ctx context.Context) error // returns once the database has what the store had; nil = it always has
+	Watches    *edge.Watches                   // told of the store's commits
 	Accounts   *readmodel.Accounts
 	Pool       *pgxpool.Pool
 	Currencies money.Catalogue

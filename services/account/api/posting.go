@@ -255,6 +255,11 @@ func undecided(err error) *accountv1.PostingResult {
 
 // GetBooks reads the sums of all currencies in one snapshot.
 func (s *Server) GetBooks(ctx context.Context, _ *accountv1.GetBooksRequest) (*accountv1.GetBooksResponse, error) {
+	if s.Fresh != nil {
+		if err := s.Fresh(ctx); err != nil {
+			return nil, err
+		}
+	}
 	totals, at, err := books.Read(ctx, s.Pool)
 	if err != nil {
 		return nil, err

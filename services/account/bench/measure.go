@@ -182,7 +182,7 @@ func (b *bench) open(ctx context.Context, dsn string) (closeAll func(), err erro
 	}
 	b.jobs = job.New(b.background, slog.New(slog.DiscardHandler))
 	b.list = readmodel.New(b.pool)
-	b.reconciler = reconcile.New(b.background, b.jobs, none{})
+	b.reconciler = reconcile.New(b.background, b.jobs, none{}, nil)
 	b.traffic = &traffic{ledger: ledger.New(store), executor: executor, project: b.list.Projection(store.Load), list: b.list, spoilt: map[string]bool{}}
 	return func() {
 		ctx := context.WithoutCancel(ctx)

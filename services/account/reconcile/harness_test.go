@@ -105,7 +105,7 @@ func (w *world) instance(jobs *job.Jobs) *api.Server {
 	_, conn := edgetest.Serve(w.t, func(r grpc.ServiceRegistrar) { transactionv1.RegisterSettlementServiceServer(r, w.transactions) })
 	return api.New(api.Parts{
 		Executor: w.executor, Accounts: w.model, Pool: w.pool, Currencies: money.Default(), Secret: []byte("secret"),
-		Reconciler: reconcile.New(w.pool, jobs, clients.NewTransactions(conn)),
+		Reconciler: reconcile.New(w.pool, jobs, clients.NewTransactions(conn), nil),
 	})
 }
 

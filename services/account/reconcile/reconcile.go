@@ -80,11 +80,13 @@ type Reconciler struct {
 	pool         *pgxpool.Pool
 	jobs         *job.Jobs
 	transactions Transactions
+	await        func(ctx context.Context) error
 }
 
-// New makes a reconciler on the service's database. A check keeps a connection of the pool for as long as it takes.
-func New(pool *pgxpool.Pool, jobs *job.Jobs, transactions Transactions) *Reconciler {
-	return &Reconciler{pool: pool, jobs: jobs, transactions: transactions}
+// New makes a reconciler on the service's database. A check keeps a connection of the pool for as long as it takes. fresh returns once the
+// database has all events that there were when it was called; nil = it always has.
+func New(pool *pgxpool.Pool, jobs *job.Jobs, transactions Transactions, fresh func(ctx context.Context) error) *Reconciler {
+	return &Reconciler{pool: pool, jobs: jobs, transactions: transactions, await: fresh}
 }
 
 // One checks one account: its events, its stored state and its row. ok is false if there is nothing of such an account.
@@ -143,7 +145,7 @@ func (r *Reconciler) all(ctx context.Context, run *job.Run) error {
 		return err
 	})
 	if err == nil {
-		err = moving.judge(ctx, r.pool, r.transactions, &report)
+		err = moving.judge(ctx, r, &report)
 	}
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
@@ -151,8 +153,19 @@ func (r *Reconciler) all(ctx context.Context, run *job.Run) error {
 	return pgx.BeginFunc(ctx, run.Conn, func(tx pgx.Tx) error { return run.Finish(ctx, tx, report) })
 }
 
+// fresh waits until the database has everything.
+func (r *Reconciler) fresh(ctx context.Context) error {
+	if r.await == nil {
+		return nil
+	}
+	return r.await(ctx)
+}
+
 // snapshot runs f in one snapshot of the database.
 func (r *Reconciler) snapshot(ctx context.Context, f func(tx pgx.Tx) error) error {
+	if err := r.fresh(ctx); err != nil {
+		return err
+	}
 	return pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		// Before the snapshot is taken, which the first query does: a rebuild of the read model could put in its place a table
 		// that this snapshot sees empty.

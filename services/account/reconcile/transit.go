@@ -89,7 +89,7 @@ func (t *transit) add(payload []byte, only map[flight]bool) {
 // judge finds money in transit of transactions that have ended. Which have, their owner is asked after the snapshot: a
 // transaction that ended in between had not in the snapshot. All its postings were committed before its end, so once they
 // are added too, what is left must be zero.
-func (t *transit) judge(ctx context.Context, pool *pgxpool.Pool, transactions Transactions, report *Report) error {
+func (t *transit) judge(ctx context.Context, r *Reconciler, report *Report) error {
 	if len(t.by) == 0 {
 		return nil
 	}
@@ -97,7 +97,7 @@ func (t *transit) judge(ctx context.Context, pool *pgxpool.Pool, transactions Tr
 	for k := range t.by {
 		ids[k.transactionID] = true
 	}
-	open, err := transactions.Open(ctx, slices.Sorted(maps.Keys(ids)))
+	open, err := r.transactions.Open(ctx, slices.Sorted(maps.Keys(ids)))
 	if err != nil {
 		return fmt.Errorf("ask which transactions are open: %w", err)
 	}
@@ -112,7 +112,10 @@ func (t *transit) judge(ctx context.Context, pool *pgxpool.Pool, transactions Tr
 			delete(t.by, k)
 		}
 	}
-	if err := t.follow(ctx, pool, ended); err != nil {
+	if err := r.fresh(ctx); err != nil {
+		return err
+	}
+	if err := t.follow(ctx, r.pool, ended); err != nil {
 		return err
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(t.by), func(a, b flight) int { return cmp.Compare(a.transactionID, b.transactionID) }) {

@@ -29,6 +29,7 @@ type Config struct {
 	TransactionTarget string `name:"transaction-target" env:"BILLING_TRANSACTION_TARGET" default:"127.0.0.1:9102" help:"The transaction service, as a gRPC target."`
 	edge.CurrencySettings
 	edge.KafkaSettings
+	edge.EventStoreSettings
 	run.Common
 }
 
@@ -52,8 +53,16 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	watches := edge.NewWatches(app.Context())
-	store := espg.New(pool, espg.Options{Inline: inline})
-	secret, err := store.Secret(app.Context())
+	store, err := edge.EventStore{
+		EventStoreSettings: cfg.EventStoreSettings, Kafka: cfg.KafkaSettings, Aggregate: account.AggregateType, Addr: cfg.Addr, Pool: pool, Inline: inline,
+	}.Open(app)
+	if app.Context().Err() != nil {
+		return app.Wait()
+	}
+	if err != nil {
+		return err
+	}
+	secret, err := store.Copy.Secret(app.Context())
 	if err != nil {
 		return err
 	}
@@ -61,16 +70,21 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	executor, err := es.NewExecutor(account.Decider(), store, es.ExecutorOptions{Notify: watches.Hub.Notify})
+	executor, err := es.NewExecutor(account.Decider(), store.Store, es.ExecutorOptions{Notify: func(events []es.Event) {
+		watches.Hub.Notify(events)
+		store.Committed(events)
+	}})
 	if err != nil {
 		return err
 	}
-	app.Go("others' commits", func(ctx context.Context) error {
-		return store.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
-			executor.Forget(events)
-			watches.Hub.Notify(events)
+	if store.Replica == nil { // else nobody else commits
+		app.Go("others' commits", func(ctx context.Context) error {
+			return store.Copy.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
+				executor.Forget(events)
+				watches.Hub.Notify(events)
+			})
 		})
-	})
+	}
 	app.OnStop("commands", executor.Close)
 
 	accounts := readmodel.New(pool)
@@ -80,7 +94,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"accounts": accounts.Rebuild(espg.New(background, espg.Options{}))}}
 	var bus cqrs.EventBus
-	bus.OnProjection("accounts", account.AggregateType, accounts.Projection(store.Load).Handle)
+	bus.OnProjection("accounts", account.AggregateType, store.Behind(accounts.Projection(store.Load).Handle))
 	checks, err := edge.Stream{
 		Service: "account", Aggregate: account.AggregateType, Kafka: cfg.KafkaSettings,
 		Pool: pool, Events: store, Linger: linger, Bus: &bus,
@@ -92,8 +106,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
 	app.Go("closing of accounts", closing.Run)
 	server := api.New(api.Parts{
-		Executor: executor, Store: store, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret,
-		Closing: closing, Reconciler: reconcile.New(background, jobs, transactions),
+		Executor: executor, Store: store.Store, Fresh: store.Fresh, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret,
+		Closing: closing, Reconciler: reconcile.New(background, jobs, transactions, store.Fresh),
 	})
 	return edge.Serve(app, edge.Serving{
 		Service: "account", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,

@@ -1,0 +1,283 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/memory"
+	"example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/pgtest"
+)
+
+// migrated is a database with the store's tables, and one that is inline.
+func migrated(t *testing.T) *pgxpool.Pool {
+	t.Helper()
+	pool := pgtest.Pool(t)
+	if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `CREATE TABLE counted (n bigint NOT NULL); INSERT INTO counted VALUES (0)`); err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+// counting is a store whose inline table counts the events.
+func counting(pool *pgxpool.Pool) *postgres.Store {
+	return postgres.New(pool, postgres.Options{Inline: func(b *pgx.Batch, events []es.Event) error {
+		b.Queue(`UPDATE counted SET n = n + $1`, len(events))
+		return nil
+	}})
+}
+
+func replica(pool *pgxpool.Pool, from es.Store, name string, published bool) *postgres.Replica {
+	return postgres.NewReplica(postgres.ReplicaConfig{To: counting(pool), From: from, Name: name, Published: published, Log: slog.New(slog.DiscardHandler)})
+}
+
+// happened appends n events to a stream.
+func happened(ctx context.Context, s es.Store, st es.Stream, after int64, n int) error {
+	a := es.Append{Stream: st, Expected: after}
+	for i := range n {
+		a.Events = append(a.Events, es.Event{
+			ID: uuid.NewString(), Type: "Happened", Stream: st, Version: after + int64(i) + 1, At: time.Now(), CorrelationID: "c <&>",
+			Metadata: map[string]any{"tenantId": "Zoë", "b": 1.5}, Data: []byte(fmt.Sprintf(`{"n":%d}`, i)),
+		})
+	}
+	return s.Append(ctx, a)
+}
+
+// all is all that a store has, as text.
+func all(t *testing.T, s es.Store) string {
+	t.Helper()
+	text := ""
+	for e, err := range s.ReadAll(t.Context(), "", es.From{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += fmt.Sprintf("%d %s %s\n", e.Position, e.RecordedAt.Truncate(time.Microsecond), b)
+	}
+	return text
+}
+
+// Two processes copy what is written meanwhile: the database has it once, in its order, with what is inline.
+func TestReplica(t *testing.T) {
+	for _, published := range []bool{true, false} {
+		t.Run(fmt.Sprintf("published=%t", published), func(t *testing.T) {
+			pool, source := migrated(t), memory.New()
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			defer running.Wait()
+			defer cancel()
+			var copies []*postgres.Replica
+			for range 2 {
+				r := replica(pool, source, "memory", published)
+				if err := r.Begin(ctx); err != nil {
+					t.Fatal(err)
+				}
+				copies = append(copies, r)
+				running.Go(func() {
+					if err := r.Run(ctx); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			const streams, events = 20, 3000
+			versions := map[es.Stream]int64{}
+			for n := 0; n < events; {
+				st := es.Stream{Type: "Test", ID: fmt.Sprint(rand.IntN(streams))}
+				k := 1 + rand.IntN(7)
+				if err := happened(ctx, source, st, versions[st], k); err != nil {
+					t.Fatal(err)
+				}
+				versions[st] += int64(k)
+				n += k
+				if rand.IntN(10) == 0 {
+					copies[rand.IntN(2)].Wake()
+				}
+			}
+			for _, r := range copies {
+				if err := errors.Join(r.Await(ctx), r.AwaitVersions(ctx, versions)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			to := counting(pool)
+			if got, want := all(t, to), all(t, source); got != want {
+				t.Errorf("the database has\n%.2000s\nwant\n%.2000s", got, want)
+			}
+			end, err := source.End(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var counted, relayed, outgoing int64
+			if err := pool.QueryRow(ctx, `SELECT n, (SELECT position FROM outbox_relay), (SELECT coalesce(sum(events), 0) FROM outbox_batch) FROM counted`).Scan(&counted, &relayed, &outgoing); err != nil {
+				t.Fatal(err)
+			}
+			wantRelayed, wantOutgoing := end, int64(0)
+			if !published {
+				wantRelayed, wantOutgoing = 0, end
+			}
+			if counted != end || relayed != wantRelayed || outgoing != wantOutgoing {
+				t.Errorf("%d events: %d inline, the relay at %d, %d in the outbox; want %d and %d", end, counted, relayed, outgoing, wantRelayed, wantOutgoing)
+			}
+			for st, v := range versions {
+				if heads, err := to.Heads(ctx, []es.Stream{st}); err != nil || heads[0].Version != v {
+					t.Errorf("%s is at %v (%v), want %d", st, heads, err, v)
+				}
+			}
+		})
+	}
+}
+
+// A database never follows a store that has another history, and is written to by nobody else while it follows.
+func TestReplicaOfAnotherHistory(t *testing.T) {
+	pool, one, other := migrated(t), memory.New(), memory.New()
+	st := es.Stream{Type: "Test", ID: "a"}
+	for _, s := range []es.Store{one, other} {
+		if err := happened(t.Context(), s, st, 0, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := counting(pool).Leads(t.Context()); err != nil {
+		t.Fatalf("a database of its own: %v", err)
+	}
+	r := replica(pool, one, "one", true)
+	if err := r.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	if err := r.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	var history *postgres.OtherHistoryError
+	for name, s := range map[string]es.Store{"other": other, "empty": memory.New()} {
+		if err := replica(pool, s, name, true).Begin(t.Context()); !errors.As(err, &history) || history.Position != 3 || history.Name != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := replica(pool, one, "one", true).Begin(t.Context()); err != nil {
+		t.Errorf("the same store: %v", err)
+	}
+	var follows *postgres.FollowsError
+	if err := counting(pool).Leads(t.Context()); !errors.As(err, &follows) || follows.Name != "one" {
+		t.Errorf("a copy: %v", err)
+	}
+	if err := errors.Join(counting(pool).Promote(t.Context()), counting(pool).Leads(t.Context())); err != nil {
+		t.Errorf("a copy that was promoted: %v", err)
+	}
+	if err := happened(t.Context(), counting(pool), st, 3, 1); err != nil {
+		t.Errorf("append to a copy that was promoted: %v", err)
+	}
+}
+
+// What does not follow is refused, whole.
+func TestImportOfWhatDoesNotFollow(t *testing.T) {
+	pool, source := migrated(t), memory.New()
+	st := es.Stream{Type: "Test", ID: "a"}
+	if err := happened(t.Context(), source, st, 0, 5); err != nil {
+		t.Fatal(err)
+	}
+	events, err := source.Load(t.Context(), st, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := counting(pool)
+	if err := to.Import(t.Context(), events[:2], true); err != nil {
+		t.Fatal(err)
+	}
+	again := append([]es.Event{}, events[2:]...)
+	again[0].ID = events[0].ID // stored already
+	for what, batch := range map[string][]es.Event{"again": events[:2], "a gap": events[3:], "an id that is stored": again} {
+		var notNext *postgres.NotNextError
+		if err := to.Import(t.Context(), batch, true); !errors.As(err, &notNext) || notNext.First != batch[0].Position {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := to.Import(t.Context(), []es.Event{events[2], events[4]}, true); err == nil {
+		t.Error("a gap within was imported")
+	}
+	if end, err := to.End(t.Context()); err != nil || end != 2 {
+		t.Errorf("the end is %d (%v), want 2", end, err)
+	}
+	var n int
+	if err := pool.QueryRow(t.Context(), `SELECT n FROM counted`).Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d inline (%v), want 2", n, err)
+	}
+}
+
+// One leads at a time: the next one when the first has resigned, or was not heard of for the time of a lease.
+func TestLead(t *testing.T) {
+	pool := migrated(t)
+	lead := func(who string, ttl time.Duration) postgres.Leader {
+		t.Helper()
+		now, err := postgres.Lead(t.Context(), pool, postgres.Leader{Holder: who, Address: who + ":1"}, ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	for _, who := range []string{"a", "b", "a"} {
+		if now := lead(who, time.Hour); now != (postgres.Leader{Holder: "a", Address: "a:1"}) {
+			t.Fatalf("%s asked, and %v leads", who, now)
+		}
+	}
+	if err := postgres.Resign(t.Context(), pool, postgres.Leader{Holder: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	if now := lead("b", time.Hour); now.Holder != "a" {
+		t.Fatalf("another one resigned, and %v leads", now)
+	}
+	if err := postgres.Resign(t.Context(), pool, postgres.Leader{Holder: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	if now := lead("b", 0); now.Holder != "b" { // a lease that has ended at once
+		t.Fatalf("the leader has resigned, and %v leads", now)
+	}
+	if now := lead("a", time.Hour); now.Holder != "a" {
+		t.Fatalf("the leader's lease is over, and %v leads", now)
+	}
+	var n int
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	if err := postgres.Resign(t.Context(), pool, postgres.Leader{Holder: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		wg.Go(func() {
+			who := fmt.Sprint(i)
+			now, err := postgres.Lead(t.Context(), pool, postgres.Leader{Holder: who}, time.Hour)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if now.Holder == who {
+				n++
+			}
+		})
+	}
+	if wg.Wait(); n != 1 {
+		t.Errorf("%d of 8 lead", n)
+	}
+}
