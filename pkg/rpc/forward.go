@@ -45,6 +45,9 @@ func forward(from grpc.ServerStream, to func(ctx context.Context) (*grpc.ClientC
 	asked := make(chan error, 1)
 	go func() { asked <- forwardRequests(from, stream) }()
 	if err := forwardAnswers(stream, from); err != nil {
+		if status.Code(err) == codes.Canceled && from.Context().Err() == nil { // the connection was given up, and nobody else
+			return status.Error(codes.Unavailable, "the connection to the server that calls are sent on to was given up")
+		}
 		return err
 	}
 	cancel()
