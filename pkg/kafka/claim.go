@@ -156,36 +156,36 @@ func (c *Claim) End() int64 { return c.end }
 // Over is what ended the claim; nil = nothing has, as far as this process knows.
 func (c *Claim) Over() error { return c.over }
 
-// Commit writes messages to the partition, all of them or none, and returns the first one's offset; the others follow it without a gap.
+// Commit writes messages to the partition, all of them or none, and returns their offsets, which have gaps where somebody else writes too.
 // They are durable once it returns: all in-sync replicas have them. An error ends the claim: a *FencedError and any other one but
 // *UnknownError mean that none of them is committed, nor ever will be. It does not end with ctx once it has begun, but by the timeouts of its
 // requests, 10 seconds each.
-func (c *Claim) Commit(ctx context.Context, messages []Message) (first int64, err error) {
+func (c *Claim) Commit(ctx context.Context, messages []Message) (offsets []int64, err error) {
 	if err := errors.Join(c.over, ctx.Err()); err != nil {
-		return 0, err
+		return nil, err
 	}
-	first, c.over = c.commit(ctx, messages)
-	return first, c.over
+	offsets, c.over = c.commit(ctx, messages)
+	return offsets, c.over
 }
 
-func (c *Claim) commit(ctx context.Context, messages []Message) (first int64, err error) {
+func (c *Claim) commit(ctx context.Context, messages []Message) (offsets []int64, err error) {
 	failpoint.Hit("kafka.before_begin")
 	if err := c.begin(ctx); err != nil {
-		return 0, c.refused("begin", err)
+		return nil, c.refused("begin", err)
 	}
 	failpoint.Hit("kafka.before_produce")
-	first = -1
+	offsets = make([]int64, 0, len(messages))
 	for len(messages) > 0 {
 		batch, n, err := c.batch(messages)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		at, err := c.produce(batch)
 		if err != nil {
-			return 0, c.refused("produce", err)
+			return nil, c.refused("produce", err)
 		}
-		if first < 0 {
-			first = at
+		for i := range n {
+			offsets = append(offsets, at+int64(i))
 		}
 		messages = messages[n:]
 	}
@@ -195,12 +195,12 @@ func (c *Claim) commit(ctx context.Context, messages []Message) (first int64, er
 	var code sarama.KError
 	switch {
 	case err == nil:
-		return first, nil
+		return offsets, nil
 	case errors.As(err, &code) && fencing(code):
 		// Whoever fenced this writer has had its transaction decided first: committed it was not by this request, and nobody else asked.
-		return 0, c.refused("commit", err)
+		return nil, c.refused("commit", err)
 	default:
-		return 0, &UnknownError{c.topic, c.partition, err}
+		return nil, &UnknownError{c.topic, c.partition, err}
 	}
 }
 

@@ -28,11 +28,11 @@ func texts(n int, prefix string) []Message {
 
 func commitAll(t *testing.T, c *Claim, messages []Message) int64 {
 	t.Helper()
-	first, err := c.Commit(testContext(t), messages)
-	if err != nil {
-		t.Fatal(err)
+	offsets, err := c.Commit(testContext(t), messages)
+	if err != nil || len(offsets) != len(messages) {
+		t.Fatal(offsets, err)
 	}
-	return first
+	return offsets[0]
 }
 
 // readTo reads what is committed before an offset.

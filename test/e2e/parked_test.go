@@ -16,6 +16,7 @@ import (
 
 	"example.com/billing/pkg/kafka"
 	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
+	"example.com/billing/services/edge"
 )
 
 // parkedOf lists what a service has parked of one aggregate, newest first, page by page.
@@ -157,6 +158,9 @@ func limitTopic(t *testing.T, topic, bytes string) {
 
 // An event that Kafka refuses parks its own account's lane; others flow on; once Kafka takes it the lane is requeued, in order.
 func TestAnEventThatKafkaRefusesIsParkedAndRequeued(t *testing.T) {
+	if now.store == edge.StoreKafka {
+		t.Skip("the topic is the store itself: what Kafka refuses is not accepted, so there is nothing to be parked")
+	}
 	const topic, usual = "billing.account.events", "1048588"
 	limitTopic(t, topic, "8192")
 	defer limitTopic(t, topic, usual) // also where the test fails before it

@@ -1,5 +1,6 @@
 // Package e2e tests the whole system from outside, over REST, gRPC, Kafka and SQL: first in one process on embedded parts,
-// then as four processes on a separate Postgres and a real Apache Kafka.
+// then as four processes on a separate Postgres and a real Apache Kafka, then with the accounts' events in Kafka and everybody
+// talking to an instance of the account service that does not lead.
 package e2e
 
 import (
@@ -19,9 +20,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"example.com/billing/deploy/local/embedded"
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/services/edge"
 	"example.com/billing/test/drive"
 )
 
@@ -30,6 +34,7 @@ type stack struct {
 	http, account, transaction, saga string // addresses
 	brokers                          []string
 	dsn                              func(database string) string
+	store                            string // where the accounts' events are
 	stop                             func() error
 }
 
@@ -53,7 +58,12 @@ func processes(m *testing.M) int {
 		}
 		return 0
 	}
-	return round(m, "as four processes, on a separate Postgres and Apache Kafka", startProcesses)
+	code := round(m, "as four processes, on a separate Postgres and Apache Kafka", func(dir string) (stack, error) { return startProcesses(dir, edge.StorePostgres) })
+	if code == 0 {
+		code = round(m, "as five processes, with the accounts' events in Apache Kafka, by way of an instance that does not lead",
+			func(dir string) (stack, error) { return startProcesses(dir, edge.StoreKafka) })
+	}
+	return code
 }
 
 const (
@@ -108,12 +118,13 @@ func startLocal(dir string) (stack, error) {
 	}
 	return stack{
 		http: "http://" + sys.HTTP, account: sys.Account, transaction: sys.Transaction, saga: sys.Saga,
-		brokers: sys.Brokers(), dsn: sys.Postgres().DSN, stop: sys.Stop,
+		brokers: sys.Brokers(), dsn: sys.Postgres().DSN, store: edge.StorePostgres, stop: sys.Stop,
 	}, nil
 }
 
-// startProcesses builds the four binaries and runs them against the servers that the environment names.
-func startProcesses(dir string) (_ stack, err error) {
+// startProcesses builds the four binaries and runs them against the servers that the environment names. On the Kafka store a second instance of
+// the account service is the one that the others know.
+func startProcesses(dir, store string) (_ stack, err error) {
 	brokers := strings.Split(os.Getenv(brokersEnv), ",")
 	version, err := embedded.BrokerVersion(context.Background(), brokers)
 	if err != nil {
@@ -123,7 +134,7 @@ func startProcesses(dir string) (_ stack, err error) {
 		return stack{}, fmt.Errorf("the broker is no Apache Kafka: %s", version)
 	}
 	s := stack{
-		http: "http://" + drive.FreeAddr(), account: drive.FreeAddr(), transaction: drive.FreeAddr(), saga: drive.FreeAddr(), brokers: brokers,
+		http: "http://" + drive.FreeAddr(), account: drive.FreeAddr(), transaction: drive.FreeAddr(), saga: drive.FreeAddr(), brokers: brokers, store: store,
 		dsn: func(database string) string {
 			u, _ := url.Parse(os.Getenv(postgresEnv))
 			u.Path = "/" + database
@@ -131,7 +142,7 @@ func startProcesses(dir string) (_ stack, err error) {
 		},
 	}
 	databases := []string{system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase}
-	if err := createDatabases(s.dsn("postgres"), databases); err != nil {
+	if err := errors.Join(createDatabases(s.dsn("postgres"), databases), deleteTopics(brokers)); err != nil {
 		return stack{}, err
 	}
 	common := []string{
@@ -139,6 +150,7 @@ func startProcesses(dir string) (_ stack, err error) {
 		"BILLING_ACCOUNT_TARGET=" + s.account, "BILLING_TRANSACTION_TARGET=" + s.transaction, "BILLING_SAGA_TARGET=" + s.saga,
 		"BILLING_ACCOUNT_ADDR=" + s.account, "BILLING_TRANSACTION_ADDR=" + s.transaction, "BILLING_SAGA_ADDR=" + s.saga, "BILLING_LOG_FORMAT=text",
 		"BILLING_LATENCY_TARGET=0", // what these tests ask for is never too much
+		"BILLING_EVENT_STORE=" + store,
 	}
 	var running []*exec.Cmd
 	s.stop = func() error { return stopAll(running) }
@@ -147,16 +159,25 @@ func startProcesses(dir string) (_ stack, err error) {
 			_ = stopAll(running)
 		}
 	}()
-	for _, p := range []struct{ name, module, database string }{
-		{"accountd", "account", system.AccountDatabase}, {"transactiond", "transaction", system.TransactionDatabase},
-		{"sagad", "saga-orchestrator", system.SagaDatabase}, {"gatewayd", "gateway", ""},
-	} {
-		bin := filepath.Join(dir, p.name)
+	type program struct{ name, module, database, addr string }
+	programs := []program{
+		{"accountd", "account", system.AccountDatabase, s.account}, {"transactiond", "transaction", system.TransactionDatabase, ""},
+		{"sagad", "saga-orchestrator", system.SagaDatabase, ""}, {"gatewayd", "gateway", "", ""},
+	}
+	if store == edge.StoreKafka {
+		leader := program{"accountd", "account", system.AccountDatabase, drive.FreeAddr()}
+		programs = append([]program{leader}, programs...)
+	}
+	for i, p := range programs {
+		bin := filepath.Join(dir, fmt.Sprintf("%d-%s", i, p.name))
 		if out, err := exec.Command("go", "build", "-o", bin, "example.com/billing/services/"+p.module+"/cmd/"+p.name).CombinedOutput(); err != nil {
 			return stack{}, fmt.Errorf("build %s: %w: %s", p.name, err, out)
 		}
 		cmd := exec.Command(bin)
-		cmd.Env = append(append(os.Environ(), common...), "BILLING_POSTGRES_DSN="+s.dsn(p.database))
+		cmd.Env = append(append(os.Environ(), common...), "BILLING_POSTGRES_DSN="+s.dsn(p.database), "BILLING_EVENT_STORE_DIR="+bin+".events")
+		if p.addr != "" {
+			cmd.Env = append(cmd.Env, "BILLING_ACCOUNT_ADDR="+p.addr)
+		}
 		log, err := os.Create(bin + ".log")
 		if err != nil {
 			return stack{}, err
@@ -171,6 +192,11 @@ func startProcesses(dir string) (_ stack, err error) {
 			fmt.Printf(" on database %s", p.database)
 		}
 		fmt.Println()
+		if store == edge.StoreKafka && i == 0 {
+			if err := saidSoon(bin+".log", "this process leads"); err != nil {
+				return stack{}, err
+			}
+		}
 	}
 	fmt.Println("e2e: the broker is", version)
 	if err := waitReady(s.http + "/readyz"); err != nil {
@@ -205,11 +231,55 @@ func createDatabases(dsn string, names []string) error {
 	}
 	defer conn.Close(ctx)
 	for _, name := range names {
+		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+			return err
+		}
 		if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// deleteTopics removes the topics and consumer groups of the round before.
+func deleteTopics(brokers []string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, admin := context.Background(), kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		return err
+	}
+	groups, err := admin.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	foreign := func(name string) bool { return !strings.HasPrefix(name, edge.TopicPrefix+".") }
+	if names := slices.DeleteFunc(topics.Names(), foreign); len(names) > 0 {
+		if _, err := admin.DeleteTopics(ctx, names...); err != nil {
+			return err
+		}
+	}
+	if names := slices.DeleteFunc(groups.Groups(), foreign); len(names) > 0 {
+		_, err = admin.DeleteGroups(ctx, names...)
+	}
+	return err
+}
+
+// saidSoon waits until a process has logged a text.
+func saidSoon(log, text string) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		b, err := os.ReadFile(log)
+		if err != nil || strings.Contains(string(b), text) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks
+	}
+	b, err := os.ReadFile(log)
+	return fmt.Errorf("%s does not say %q (%w):\n%s", log, text, err, b)
 }
 
 func waitReady(url string) error {

@@ -38,14 +38,17 @@ type stored struct {
 	offset  int64
 }
 
+// errForeign is of a message that somebody else has written to the topic. It is part of no stream.
+var errForeign = fmt.Errorf("no header %s: not written by an event store", headerRecorded)
+
 func read(m kafka.Message) (stored, error) {
+	at := m.Header(headerRecorded)
+	if len(at) != 8 {
+		return stored{}, fmt.Errorf("%s/%d offset %d: %w", m.Topic, m.Partition, m.Offset, errForeign)
+	}
 	e, err := es.Decode(m.Value)
 	if err != nil {
 		return stored{}, fmt.Errorf("%s/%d offset %d: %w", m.Topic, m.Partition, m.Offset, err)
-	}
-	at := m.Header(headerRecorded)
-	if len(at) != 8 {
-		return stored{}, fmt.Errorf("%s/%d offset %d: no header %s: not written by an event store", m.Topic, m.Partition, m.Offset, headerRecorded)
 	}
 	e.RecordedAt = time.UnixMicro(int64(binary.BigEndian.Uint64([]byte(at)))).UTC() //nolint:gosec // as message wrote it
 	return stored{e, m.Value, m.Offset}, nil

@@ -218,10 +218,16 @@ func (s *Store) readTo(ctx context.Context, end int64) error {
 		if err != nil {
 			return err
 		}
-		events := make([]stored, len(messages))
-		for i, m := range messages {
-			if events[i], err = read(m); err != nil {
+		events := make([]stored, 0, len(messages))
+		for _, m := range messages {
+			e, err := read(m)
+			switch {
+			case errors.Is(err, errForeign):
+				s.opts.Log.Warn("a message that this store has not written is passed over", "topic", s.opts.Topic, "offset", m.Offset, "error", err)
+			case err != nil:
 				return err
+			default:
+				events = append(events, e)
 			}
 		}
 		if tail.Next() == s.state.at.Next {
@@ -348,14 +354,14 @@ func (s *Store) commit(ctx context.Context, g *group) error {
 	if len(g.messages) == 0 {
 		return s.stillHeld(ctx) // what was refused, or only checked, holds now
 	}
-	first, err := s.claim.Commit(ctx, g.messages)
+	offsets, err := s.claim.Commit(ctx, g.messages)
 	if err == nil {
 		for i := range g.events {
-			g.events[i].offset = first + int64(i)
+			g.events[i].offset = offsets[i]
 			s.recall.Add(g.events[i].payload, g.events[i].Event)
 		}
 		s.mu.Lock()
-		if err = s.state.apply(g.events, g.snapshots, first+int64(len(g.messages))); err != nil {
+		if err = s.state.apply(g.events, g.snapshots, offsets[len(offsets)-1]+1); err != nil {
 			err = fmt.Errorf("%w: %w", errState, err)
 		}
 		s.mu.Unlock()

@@ -316,3 +316,40 @@ func TestWhoFollowsHasTheState(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What somebody else writes to the topic is no event, and in nobody's way.
+func TestMessagesOfOthersArePassedOver(t *testing.T) {
+	o := newOptions(t)
+	s, stop := open(t, o)
+	st := es.Stream{Type: "Test", ID: "a"}
+	producer, err := kafka.NewProducer(o.Kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = producer.Close() }()
+	append1 := func(s es.Store, v int64) {
+		t.Helper()
+		e := es.Event{ID: uuid.NewString(), Type: "Happened", Stream: st, Version: v + 1, At: time.Now(), Data: []byte("{}")}
+		if err := s.Append(t.Context(), es.Append{Stream: st, Expected: v, Events: []es.Event{e}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for v := range int64(5) {
+		append1(s, v)
+		if _, err := producer.Publish(t.Context(), []kafka.Message{{Topic: o.Topic, Key: []byte("a"), Value: []byte("poison")}, {Topic: o.Topic}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := everything(t, s, []es.Stream{st})
+	stop()
+	for _, dir := range []string{o.Dir, t.TempDir()} { // with its state, and without
+		o.Dir = dir
+		next, stop := open(t, o)
+		if got := everything(t, next, []es.Stream{st}); got != want {
+			t.Errorf("it has\n%s\nwant\n%s", got, want)
+		}
+		stop()
+	}
+	next, _ := open(t, o)
+	append1(next, 5)
+}

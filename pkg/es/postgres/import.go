@@ -41,7 +41,11 @@ func (s *Store) Import(ctx context.Context, events []es.Event, published bool) e
 	b.Queue("BEGIN")
 	i.queue(b)
 	if published {
+		// One batch of all there is, delivered: no relay takes old ones away.
 		b.Queue("UPDATE outbox_relay SET position = $1, processed_at = clock_timestamp()", i.last())
+		b.Queue("DELETE FROM outbox_batch WHERE from_position <> 1")
+		b.Queue(`INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES (1, $1::bigint, least($1::bigint, 2147483647)::int, clock_timestamp())
+		         ON CONFLICT (from_position) DO UPDATE SET to_position = excluded.to_position, events = excluded.events, created_at = excluded.created_at`, i.last())
 	} else {
 		b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) VALUES ($1, $2, $3, clock_timestamp())", i.first(), i.last(), len(events))
 	}
