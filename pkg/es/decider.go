@@ -1,7 +1,6 @@
 package es
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -34,8 +33,8 @@ type Decider[S, C any] struct {
 	DecidePair func(own, other S, c C) (ownFacts, otherFacts []Fact, err error)
 	// Evolve folds one fact into the state.
 	Evolve func(S, Fact, Occurred) S
-	// Decode turns a stored payload into a fact. Every version ever stored decodes for ever.
-	Decode func(eventType string, data json.RawMessage) (Fact, error)
+	// Schemas turn stored data into facts. Every version ever stored decodes for ever.
+	Schemas Schemas
 	// Snapshots keeps states with the stream's head, so that a load costs one row and few events; nil = always fold the events.
 	Snapshots *Snapshots[S]
 }
@@ -100,9 +99,9 @@ func (d *Decider[S, C]) Replay(r *Root[S], events ...Event) error {
 		if e.Version != r.Version+1 {
 			return fmt.Errorf("replay %s: version %d follows %d", e.Stream, e.Version, r.Version)
 		}
-		f, err := FactOf(e, d.Decode)
+		f, err := d.Schemas.Decode(e)
 		if err != nil {
-			return fmt.Errorf("replay %s version %d (%s): %w", e.Stream, e.Version, e.Type, err)
+			return fmt.Errorf("replay %s version %d: %w", e.Stream, e.Version, err)
 		}
 		r.State = d.Evolve(r.State, f, Occurred{Version: e.Version, At: e.At})
 		r.Version = e.Version
@@ -163,13 +162,12 @@ func (d *Decider[S, C]) ApplyPair(own, other *Root[S], ownStream, otherStream St
 func (d *Decider[S, C]) record(r *Root[S], stream Stream, c commandInfo, facts []Fact) ([]Event, error) {
 	var events []Event
 	for i, f := range facts {
-		data, err := Marshal(f)
+		e, err := d.Schemas.Record(Event{
+			ID: EventID(stream, c.key, i), Stream: stream, Version: r.Version + 1,
+			At: c.at, CorrelationID: c.correlationID, CausationID: c.id, Metadata: c.metadata,
+		}, f)
 		if err != nil {
-			return nil, fmt.Errorf("%s: encode %s: %w", stream, f.EventType(), err)
-		}
-		e := Event{
-			ID: EventID(stream, c.key, i), Type: f.EventType(), Stream: stream, Version: r.Version + 1,
-			At: c.at, CorrelationID: c.correlationID, CausationID: c.id, Metadata: c.metadata, Data: data, recorded: &recorded{f, data},
+			return nil, fmt.Errorf("%s: %w", stream, err)
 		}
 		r.State = d.Evolve(r.State, f, Occurred{Version: e.Version, At: e.At})
 		r.Version = e.Version

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -39,6 +40,10 @@ type Event struct {
 	Metadata      map[string]any
 	Data          json.RawMessage // a JSON object
 
+	// SchemaVersion is the shape of Data that Schemas.Record wrote; 0 means 1. In the JSON it stands in the metadata, under
+	// schemaVersion, where it is above 1; in Metadata it never is.
+	SchemaVersion int
+
 	// Position and RecordedAt are set by a store when it reads the event back; they are not part of the JSON.
 	Position   int64     // place among all events of the store, without gaps, in commit order
 	RecordedAt time.Time // when the store took it; never decreases with Position
@@ -52,20 +57,12 @@ type recorded struct {
 	data json.RawMessage
 }
 
-// FactOf is an event's payload: as it was recorded, in the process that did, else decoded.
-func FactOf(e Event, decode func(eventType string, data json.RawMessage) (Fact, error)) (Fact, error) {
-	if r := e.recorded; r != nil && r.fact.EventType() == e.Type && len(e.Data) > 0 && &e.Data[0] == &r.data[0] {
-		return r.fact, nil // of this very JSON
-	}
-	return decode(e.Type, e.Data)
-}
-
 // Encode writes the event's JSON. The bytes are stable: equal events give equal bytes.
-func (e Event) Encode() ([]byte, error) {
+func (e Event) Encode() (b []byte, err error) {
 	if !json.Valid(e.Data) {
 		return nil, fmt.Errorf("encode event %s %s: data is not JSON", e.Type, e.ID)
 	}
-	b := make([]byte, 0, 320+len(e.Data))
+	b = make([]byte, 0, 320+len(e.Data))
 	b = appendField(b, '{', "eventId", e.ID)
 	b = appendField(b, ',', "eventType", e.Type)
 	b = appendField(b, ',', "aggregateId", e.Stream.ID)
@@ -79,15 +76,59 @@ func (e Event) Encode() ([]byte, error) {
 	if e.CausationID != "" {
 		b = appendField(b, ',', "causationId", e.CausationID)
 	}
-	if len(e.Metadata) > 0 {
-		m, err := Marshal(e.Metadata)
-		if err != nil {
-			return nil, fmt.Errorf("encode event %s %s: metadata: %w", e.Type, e.ID, err)
-		}
-		b = append(append(b, `,"metadata":`...), m...)
+	if b, err = e.appendMetadata(b); err != nil {
+		return nil, fmt.Errorf("encode event %s %s: metadata: %w", e.Type, e.ID, err)
 	}
 	b = append(append(b, `,"data":`...), e.Data...)
 	return append(b, '}'), nil
+}
+
+// schemaKey is where the schema version stands in the metadata.
+const schemaKey = "schemaVersion"
+
+// appendMetadata appends the metadata, the schema version first, if there is any.
+func (e Event) appendMetadata(b []byte) ([]byte, error) {
+	if len(e.Metadata) == 0 && e.SchemaVersion <= 1 {
+		return b, nil
+	}
+	if _, taken := e.Metadata[schemaKey]; taken {
+		return nil, fmt.Errorf("%s: is written from the event's schema version only", schemaKey)
+	}
+	b = append(b, `,"metadata":{`...)
+	if e.SchemaVersion > 1 {
+		b = append(append(append(b, '"'), schemaKey...), '"', ':')
+		b = strconv.AppendInt(b, int64(e.SchemaVersion), 10)
+	}
+	if len(e.Metadata) == 0 {
+		return append(b, '}'), nil
+	}
+	m, err := Marshal(e.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	if e.SchemaVersion > 1 {
+		b = append(b, ',')
+	}
+	return append(b, m[1:]...), nil
+}
+
+// takeSchemaVersion takes the schema version out of the metadata.
+func (v *envelope) takeSchemaVersion() (int, error) {
+	written, ok := v.Metadata[schemaKey]
+	if !ok {
+		return 0, nil
+	}
+	n, ok := written.(float64)
+	if !ok || n < 1 || n > math.MaxInt32 || n != math.Trunc(n) {
+		return 0, fmt.Errorf("metadata.%s must be a whole number from 1: %v", schemaKey, written)
+	}
+	if delete(v.Metadata, schemaKey); len(v.Metadata) == 0 {
+		v.Metadata = nil
+	}
+	if n == 1 {
+		return 0, nil
+	}
+	return int(n), nil
 }
 
 // envelope mirrors the JSON for decoding.
@@ -114,9 +155,13 @@ func Decode(b []byte) (Event, error) {
 	if v.EventID == "" || v.EventType == "" || v.AggregateID == "" || v.AggregateType == "" || v.AggregateVersion < 1 || len(v.Data) == 0 {
 		return Event{}, fmt.Errorf("decode event: eventId, eventType, aggregateId, aggregateType, aggregateVersion and data must be set: %.200s", b)
 	}
+	schema, err := v.takeSchemaVersion()
+	if err != nil {
+		return Event{}, fmt.Errorf("decode event %s (%s): %w", v.EventID, v.EventType, err)
+	}
 	return Event{
 		ID: v.EventID, Type: v.EventType, Stream: Stream{Type: v.AggregateType, ID: v.AggregateID}, Version: v.AggregateVersion,
-		At: v.Timestamp, CorrelationID: v.CorrelationID, CausationID: v.CausationID, Metadata: v.Metadata, Data: v.Data,
+		At: v.Timestamp, CorrelationID: v.CorrelationID, CausationID: v.CausationID, Metadata: v.Metadata, Data: v.Data, SchemaVersion: schema,
 	}, nil
 }
 

@@ -46,6 +46,15 @@ func TestEncodeWritesTheTenKeysInOrder(t *testing.T) {
 			e.Stream.ID, e.CorrelationID, e.CausationID, e.Metadata, e.Data = `a"b`, "tab\there", `back\slash`, map[string]any{"é": nil}, json.RawMessage(`{}`)
 		}, `{"eventId":"0b8e2f6e-7a52-4a53-9d5e-6c1f0a3b2d11","eventType":"BalanceChanged","aggregateId":"a\"b","aggregateType":"Account",` +
 			`"aggregateVersion":7,"timestamp":"2025-12-09T12:00:00.123Z","correlationId":"tab\there","causationId":"back\\slash","metadata":{"é":null},"data":{}}`},
+		{"a schema version above 1 stands first in the metadata", func(e *es.Event) { e.CausationID, e.SchemaVersion, e.Data = "", 2, json.RawMessage(`{}`) },
+			`{"eventId":"0b8e2f6e-7a52-4a53-9d5e-6c1f0a3b2d11","eventType":"BalanceChanged","aggregateId":"acc-1","aggregateType":"Account",` +
+				`"aggregateVersion":7,"timestamp":"2025-12-09T12:00:00.123Z","correlationId":"corr-1",` +
+				`"metadata":{"schemaVersion":2,"actor":"<ann & bob>","tenantId":"t-1"},"data":{}}`},
+		{"a schema version may be all the metadata there is", func(e *es.Event) {
+			e.CausationID, e.SchemaVersion, e.Metadata, e.Data = "", 12, nil, json.RawMessage(`{}`)
+		},
+			`{"eventId":"0b8e2f6e-7a52-4a53-9d5e-6c1f0a3b2d11","eventType":"BalanceChanged","aggregateId":"acc-1","aggregateType":"Account",` +
+				`"aggregateVersion":7,"timestamp":"2025-12-09T12:00:00.123Z","correlationId":"corr-1","metadata":{"schemaVersion":12},"data":{}}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e := sample()
@@ -64,6 +73,7 @@ func TestEncodeRefusesWhatIsNoJSON(t *testing.T) {
 		"broken data":               func(e *es.Event) { e.Data = json.RawMessage(`{"a":`) },
 		"two values":                func(e *es.Event) { e.Data = json.RawMessage(`{}{}`) },
 		"metadata without encoding": func(e *es.Event) { e.Metadata = map[string]any{"f": func() {}} },
+		"a caller's schemaVersion":  func(e *es.Event) { e.Metadata = map[string]any{"schemaVersion": 2} },
 	} {
 		e := sample()
 		change(&e)
@@ -82,6 +92,7 @@ func TestEventSurvivesItsJSON(t *testing.T) {
 			ID: full.Draw(t, "id"), Type: full.Draw(t, "type"), Stream: es.Stream{Type: full.Draw(t, "aggregate type"), ID: full.Draw(t, "aggregate id")},
 			Version: rapid.Int64Min(1).Draw(t, "version"), At: time.UnixMilli(rapid.Int64Range(0, 4e12).Draw(t, "ms")).UTC(),
 			CorrelationID: text.Draw(t, "correlation"), CausationID: text.Draw(t, "causation"),
+			SchemaVersion: rapid.SampledFrom([]int{0, 0, 2, 3, 100}).Draw(t, "schema version"),
 		}
 		if md := rapid.MapOfN(text, text, 0, 4).Draw(t, "metadata"); len(md) > 0 {
 			e.Metadata = map[string]any{}
@@ -115,6 +126,13 @@ func TestDecodeErrors(t *testing.T) {
 	if _, err := es.Decode(bytes.Replace(good, []byte(`{"eventId"`), []byte(`{"added":{"later":1},"eventId"`), 1)); err != nil {
 		t.Errorf("an unknown key: %v", err)
 	}
+	// Who takes the metadata along, into the event of a saga for example, takes no schema version with it.
+	for written, want := range map[string]int{"1": 0, "2": 2} {
+		e, err := es.Decode(bytes.Replace(good, []byte(`"metadata":{`), []byte(`"metadata":{"schemaVersion":`+written+`,`), 1))
+		if err != nil || e.SchemaVersion != want || !reflect.DeepEqual(e.Metadata, sample().Metadata) {
+			t.Errorf("schema version %s: %+v, %v", written, e, err)
+		}
+	}
 	for name, b := range map[string]string{
 		"nothing":                    ``,
 		"no object":                  `[]`,
@@ -127,6 +145,10 @@ func TestDecodeErrors(t *testing.T) {
 		"a version in quotes":        strings.Replace(string(good), `"aggregateVersion":7`, `"aggregateVersion":"7"`, 1),
 		"a timestamp that is none":   strings.Replace(string(good), `2025-12-09T`, `2025-13-09T`, 1),
 		"no data":                    strings.Replace(string(good), `"data"`, `"payload"`, 1),
+		"schema version 0":           strings.Replace(string(good), `"metadata":{`, `"metadata":{"schemaVersion":0,`, 1),
+		"half a schema version":      strings.Replace(string(good), `"metadata":{`, `"metadata":{"schemaVersion":2.5,`, 1),
+		"a schema version in quotes": strings.Replace(string(good), `"metadata":{`, `"metadata":{"schemaVersion":"2",`, 1),
+		"a huge schema version":      strings.Replace(string(good), `"metadata":{`, `"metadata":{"schemaVersion":1e300,`, 1),
 		"metadata that is no object": strings.Replace(string(good), `"metadata":{`, `"metadata":[],"x":{`, 1),
 	} {
 		if e, err := es.Decode([]byte(b)); err == nil {

@@ -115,24 +115,12 @@ func evolvePurse(p purse, f es.Fact, _ es.Occurred) purse {
 	return p
 }
 
-func decodePurse(eventType string, data json.RawMessage) (es.Fact, error) {
-	switch eventType {
-	case "Moved":
-		var f moved
-		err := json.Unmarshal(data, &f)
-		return f, err
-	case "Noted":
-		var f noted
-		err := json.Unmarshal(data, &f)
-		return f, err
-	}
-	return nil, fmt.Errorf("unknown event type %q", eventType)
-}
+var purseSchemas = es.Schemas{"Moved": es.SchemaOf[moved](), "Noted": es.SchemaOf[noted]()}
 
 // purses is the decider; withSnapshots or always folding.
 func purses(withSnapshots bool) *es.Decider[purse, any] {
 	d := &es.Decider[purse, any]{
-		Type: "Purse", Initial: func() purse { return purse{} }, Decide: decidePurse, DecidePair: decidePair, Evolve: evolvePurse, Decode: decodePurse,
+		Type: "Purse", Initial: func() purse { return purse{} }, Decide: decidePurse, DecidePair: decidePair, Evolve: evolvePurse, Schemas: purseSchemas,
 	}
 	if withSnapshots {
 		d.Snapshots = &es.Snapshots[purse]{

@@ -27,23 +27,19 @@ func TestRecall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	decode := func(eventType string, data json.RawMessage) (es.Fact, error) {
-		n++
-		return d.Decode(eventType, data)
-	}
+	schemas, n := counting()
 	read := func() (es.Event, es.Fact, int) {
 		t.Helper()
 		e, err := r.Decode(payload)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n = 0
-		f, err := es.FactOf(e, decode)
+		*n = 0
+		f, err := schemas.Decode(e)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return e, f, n
+		return e, f, *n
 	}
 	stranger, wasRead, decoded := read()
 	if decoded != 1 {
@@ -55,8 +51,8 @@ func TestRecall(t *testing.T) {
 		t.Errorf("an event that is remembered was decoded %d times", again)
 	}
 	own.Data = stranger.Data // from other bytes: the fact is not taken for theirs
-	if _, err := es.FactOf(own, decode); err != nil || n != 1 {
-		t.Errorf("changed data was decoded %d times, %v", n, err)
+	if _, err := schemas.Decode(own); err != nil || *n != 1 {
+		t.Errorf("changed data was decoded %d times, %v", *n, err)
 	}
 	if !reflect.DeepEqual(wasRead, isKnown) || own.ID != stranger.ID || !own.At.Equal(stranger.At) || !reflect.DeepEqual(own.Metadata, stranger.Metadata) || own.Version != stranger.Version {
 		t.Errorf("remembered %+v %+v, read %+v %+v", own, isKnown, stranger, wasRead)
@@ -64,6 +60,15 @@ func TestRecall(t *testing.T) {
 	if _, err := r.Decode([]byte(`{}`)); err == nil {
 		t.Error("what is no event was decoded")
 	}
+}
+
+// counting are the schemas of moved, and how often they decoded.
+func counting() (es.Schemas, *int) {
+	n, moves := 0, es.SchemaOf[moved]()
+	return es.Schemas{"Moved": {Decode: func(data json.RawMessage) (es.Fact, error) {
+		n++
+		return moves.Decode(data)
+	}}}, &n
 }
 
 // What is remembered is bounded: the oldest are read as JSON again. What was not recorded here is not remembered.
@@ -112,13 +117,10 @@ func TestAStoreKnowsItsEventsAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := 0
-			f, err := es.FactOf(e, func(eventType string, data json.RawMessage) (es.Fact, error) {
-				n++
-				return purses(true).Decode(eventType, data)
-			})
-			if err != nil || f != es.Fact(moved{3}) || n != tc.want || e.Version != committed.Version {
-				t.Errorf("%s: %+v of version %d, decoded %d times (%v)", name, f, e.Version, n, err)
+			schemas, n := counting()
+			f, err := schemas.Decode(e)
+			if err != nil || f != es.Fact(moved{3}) || *n != tc.want || e.Version != committed.Version {
+				t.Errorf("%s: %+v of version %d, decoded %d times (%v)", name, f, e.Version, *n, err)
 			}
 		}
 	}

@@ -39,14 +39,7 @@ func decider() *es.Decider[balance, any] {
 		Evolve: func(b balance, f es.Fact, _ es.Occurred) balance {
 			return balance{Sum: b.Sum + f.(moved).Change, Moves: b.Moves + 1}
 		},
-		Decode: func(eventType string, data json.RawMessage) (es.Fact, error) {
-			var f moved
-			if eventType != "Moved" {
-				return nil, fmt.Errorf("unknown event type %q", eventType)
-			}
-			err := json.Unmarshal(data, &f)
-			return f, err
-		},
+		Schemas: es.Schemas{"Moved": es.SchemaOf[moved]()},
 		Snapshots: &es.Snapshots[balance]{
 			Take: func(b balance) ([]byte, error) { return json.Marshal(b) },
 			Restore: func(raw []byte) (b balance, err error) {

@@ -81,7 +81,7 @@ func Decider() *es.Decider[Account, Command] {
 		Initial: func() Account { return Account{} },
 		Decide:  func(a Account, c Command) ([]es.Fact, error) { return c.decide(a) },
 		Evolve:  evolve,
-		Decode:  decode,
+		Schemas: schemas,
 		Snapshots: &es.Snapshots[Account]{
 			Take: func(a Account) ([]byte, error) { return json.Marshal(snapshot{Schema: snapshotSchema, Account: a}) },
 			Restore: func(b []byte) (Account, error) {

@@ -59,7 +59,7 @@ func moved(step string, dir account.Direction, before, by, after string) account
 	}
 	return account.BalanceChanged{
 		PreviousBalance: amt(before), NewBalance: amt(after), ChangeAmount: amt(by), ChangeType: dir, Reason: "transfer", Currency: "USD",
-		AccountType: account.User, TransitChange: amt(transit), SagaID: saga, Step: step,
+		AccountType: account.User, TransitChange: amt(transit), SagaID: saga, Step: step, HeldBalance: amt("0.00"),
 	}
 }
 

@@ -272,15 +272,11 @@ func (c Rollback) decide(a Account) ([]es.Fact, error) {
 
 // moved is the event of money that moves.
 func (a Account) moved(sagaID, step, reason string, d Direction, by decimal.Decimal) BalanceChanged {
-	c := BalanceChanged{
+	return BalanceChanged{
 		PreviousBalance: amount(a.Balance, a.Scale), NewBalance: amount(a.Balance.Add(d.signed(by)), a.Scale),
 		ChangeAmount: amount(by, a.Scale), ChangeType: d, Reason: reason, Currency: a.Currency, AccountType: a.Type,
-		TransitChange: amount(d.Opposite().signed(by), a.Scale), SagaID: sagaID, Step: step,
+		TransitChange: amount(d.Opposite().signed(by), a.Scale), SagaID: sagaID, Step: step, HeldBalance: amount(a.Held, a.Scale),
 	}
-	if !a.Held.IsZero() {
-		c.HeldBalance = limit(&a.Held, a.Scale)
-	}
-	return c
 }
 
 // Register is what a step's register says.
@@ -310,11 +306,7 @@ const (
 func ReadRegister(f es.Fact) (r Register, ok bool) {
 	switch f := f.(type) {
 	case BalanceChanged:
-		held := Amount(decimal.Zero)
-		if f.HeldBalance != nil {
-			held = *f.HeldBalance
-		}
-		return done(f.NewBalance, held, f.HoldID, f.ChangeType, f.ChangeAmount, f.Currency), true
+		return done(f.NewBalance, f.HeldBalance, f.HoldID, f.ChangeType, f.ChangeAmount, f.Currency), true
 	case FundsHeld:
 		return done(f.Balance, f.HeldBalance, f.HoldID, Hold, f.Amount, f.Currency), true
 	case FundsReleased:

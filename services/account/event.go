@@ -1,7 +1,7 @@
 package account
 
 import (
-	"encoding/json"
+	"strings"
 
 	"github.com/shopspring/decimal"
 
@@ -86,9 +86,9 @@ type BalanceChanged struct {
 	TransitChange   Amount    `json:"transitChange"`
 	SagaID          string    `json:"sagaId"`
 	Step            string    `json:"step"`
-	HoldID          string    `json:"holdId,omitempty"`      // the hold that a debit captures, or its rollback restores
-	HeldChange      *Amount   `json:"heldChange,omitempty"`  // what that did to the held balance
-	HeldBalance     *Amount   `json:"heldBalance,omitempty"` // after it; nil = zero
+	HoldID          string    `json:"holdId,omitempty"`     // the hold that a debit captures, or its rollback restores
+	HeldChange      *Amount   `json:"heldChange,omitempty"` // what that did to the held balance
+	HeldBalance     Amount    `json:"heldBalance"`          // what open holds reserve after it
 }
 
 // EventType is BalanceChanged.
@@ -139,35 +139,33 @@ type StatusChanged struct {
 // EventType is AccountStatusChanged.
 func (StatusChanged) EventType() string { return "AccountStatusChanged" }
 
-func decode(eventType string, data json.RawMessage) (es.Fact, error) {
-	switch eventType {
-	case Created{}.EventType():
-		return decodeAs[Created](data)
-	case BalanceChanged{}.EventType():
-		return decodeAs[BalanceChanged](data)
-	case FundsHeld{}.EventType():
-		return decodeAs[FundsHeld](data)
-	case FundsReleased{}.EventType():
-		return decodeAs[FundsReleased](data)
-	case PostingRefused{}.EventType():
-		return decodeAs[PostingRefused](data)
-	case PostingCancelled{}.EventType():
-		return decodeAs[PostingCancelled](data)
-	case LimitsChanged{}.EventType():
-		return decodeAs[LimitsChanged](data)
-	case StatusChanged{}.EventType():
-		return decodeAs[StatusChanged](data)
-	}
-	return nil, &es.UnknownTypeError{Type: eventType}
+// schemas are the account's events.
+var schemas = es.Schemas{
+	Created{}.EventType():          es.SchemaOf[Created](),
+	BalanceChanged{}.EventType():   es.SchemaOf[BalanceChanged](balanceChanged2),
+	FundsHeld{}.EventType():        es.SchemaOf[FundsHeld](),
+	FundsReleased{}.EventType():    es.SchemaOf[FundsReleased](),
+	PostingRefused{}.EventType():   es.SchemaOf[PostingRefused](),
+	PostingCancelled{}.EventType(): es.SchemaOf[PostingCancelled](),
+	LimitsChanged{}.EventType():    es.SchemaOf[LimitsChanged](),
+	StatusChanged{}.EventType():    es.SchemaOf[StatusChanged](),
 }
 
-func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {
-	var f F
-	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, err
+// balanceChanged2 gives a posting its held balance. Version 1 had it only where it was not zero, or a hold was captured or restored.
+func balanceChanged2(f es.Fields) error {
+	if f.Has("heldBalance") {
+		return nil
 	}
-	return f, nil
+	var balance string
+	if err := f.Get("newBalance", &balance); err != nil {
+		return err
+	}
+	zero := "0"
+	if _, digits, ok := strings.Cut(balance, "."); ok {
+		zero += "." + strings.Repeat("0", len(digits))
+	}
+	return f.Set("heldBalance", zero)
 }
 
-// Decode reads an event's payload.
-func Decode(e es.Event) (es.Fact, error) { return es.FactOf(e, decode) }
+// Decode reads an event's fact.
+func Decode(e es.Event) (es.Fact, error) { return schemas.Decode(e) }

@@ -50,7 +50,7 @@ func (c BalanceChanged) capturing(a Account, holdID string) BalanceChanged {
 	}
 	change := c.ChangeType.signed(decimal.Decimal(c.ChangeAmount))
 	by, held := amount(change, a.Scale), amount(a.Held.Add(change), a.Scale)
-	c.HoldID, c.HeldChange, c.HeldBalance = holdID, &by, &held
+	c.HoldID, c.HeldChange, c.HeldBalance = holdID, &by, held
 	return c
 }
 

@@ -31,7 +31,7 @@ func released(id, by, balance, after string) account.FundsReleased {
 // captured is a posting that takes from a hold, or gives back to it.
 func captured(step string, dir account.Direction, before, by, after, id, heldChange, heldAfter string) account.BalanceChanged {
 	f := moved(step, dir, before, by, after)
-	f.HoldID, f.HeldChange, f.HeldBalance = id, amtPtr(heldChange), amtPtr(heldAfter)
+	f.HoldID, f.HeldChange, f.HeldBalance = id, amtPtr(heldChange), amt(heldAfter)
 	return f
 }
 
@@ -112,7 +112,7 @@ func TestDebitsLeaveWhatIsHeld(t *testing.T) {
 		ErrorReason: "INSUFFICIENT_FUNDS", ErrorMessage: "The account has 40.00 USD available, less than 40.01.",
 	})
 	f := moved("step", account.Debit, "100.00", "40.00", "60.00")
-	f.HeldBalance = amtPtr("60.00")
+	f.HeldBalance = amt("60.00")
 	if a := s.When(post(account.Debit, "40.00")).Then(f).State(); !a.Available().IsZero() || !a.Held.Equal(d("60")) {
 		t.Errorf("available %s, held %s", a.Available(), a.Held)
 	}

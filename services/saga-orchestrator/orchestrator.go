@@ -96,8 +96,9 @@ var endedTypes = map[saga.Status]string{
 	saga.Completed: "SagaCompleted", saga.Failed: "SagaFailed", saga.Compensated: "SagaCompensated",
 }
 
-// endedData is the payload of an ended saga's event.
-type endedData struct {
+// sagaEnded is the fact that a saga ended.
+type sagaEnded struct {
+	Status       saga.Status                `json:"-"` // in the event's name
 	SagaType     string                     `json:"sagaType"`
 	Steps        []string                   `json:"steps"`
 	CurrentStep  int                        `json:"currentStep"`
@@ -107,6 +108,22 @@ type endedData struct {
 	Actions      []action                   `json:"compensationActions,omitempty"`
 }
 
+// EventType is SagaCompleted and its like.
+func (e sagaEnded) EventType() string { return endedTypes[e.Status] }
+
+// schemas are the sagas' events.
+var schemas = func() es.Schemas {
+	all := es.Schemas{}
+	for status, name := range endedTypes {
+		all[name] = es.Schema{Decode: func(data json.RawMessage) (es.Fact, error) {
+			e := sagaEnded{Status: status}
+			err := json.Unmarshal(data, &e)
+			return e, err
+		}}
+	}
+	return all
+}()
+
 type action struct {
 	Action    string          `json:"action"`
 	Result    json.RawMessage `json:"result,omitempty"`
@@ -115,27 +132,22 @@ type action struct {
 
 // EndedEvent is the one event of a saga's stream: how it ended.
 func EndedEvent(s saga.State) (es.Event, error) {
-	name, ok := endedTypes[s.Status]
-	if !ok {
+	if endedTypes[s.Status] == "" {
 		return es.Event{}, fmt.Errorf("a saga in status %s has not ended", s.Status)
 	}
-	d := endedData{
-		SagaType: s.SagaType, Steps: s.Steps, CurrentStep: s.CurrentStep, Results: s.Results,
+	f := sagaEnded{
+		Status: s.Status, SagaType: s.SagaType, Steps: s.Steps, CurrentStep: s.CurrentStep, Results: s.Results,
 		ErrorReason: s.ErrorReason, ErrorMessage: s.ErrorMessage,
 	}
-	if d.Results == nil {
-		d.Results = map[string]json.RawMessage{}
+	if f.Results == nil {
+		f.Results = map[string]json.RawMessage{}
 	}
 	for _, a := range s.Actions {
-		d.Actions = append(d.Actions, action{Action: a.Action, Result: a.Result, Timestamp: a.Timestamp.UTC().Format(es.TimeFormat)})
-	}
-	data, err := es.Marshal(d)
-	if err != nil {
-		return es.Event{}, fmt.Errorf("encode %s: %w", name, err)
+		f.Actions = append(f.Actions, action{Action: a.Action, Result: a.Result, Timestamp: a.Timestamp.UTC().Format(es.TimeFormat)})
 	}
 	stream := es.Stream{Type: AggregateType, ID: s.SagaID}
-	return es.Event{
-		ID: es.EventID(stream, "ended", 0), Type: name, Stream: stream, Version: 1, At: s.UpdatedAt,
-		CorrelationID: s.CorrelationID, CausationID: s.CausedBy, Metadata: s.Metadata, Data: data,
-	}, nil
+	return schemas.Record(es.Event{
+		ID: es.EventID(stream, "ended", 0), Stream: stream, Version: 1, At: s.UpdatedAt,
+		CorrelationID: s.CorrelationID, CausationID: s.CausedBy, Metadata: s.Metadata,
+	}, f)
 }

@@ -104,54 +104,41 @@ func RequestedTypes() []string {
 	return names
 }
 
-// decoders read each event type's payload.
-var decoders = func() map[string]func(json.RawMessage) (es.Fact, error) {
-	all := map[string]func(json.RawMessage) (es.Fact, error){
-		ReleaseStarted{}.EventType(): decodeAs[ReleaseStarted],
-		Released{}.EventType():       decodeAs[Released],
+// schemas are the transactions' events.
+var schemas = func() es.Schemas {
+	all := es.Schemas{
+		ReleaseStarted{}.EventType(): es.SchemaOf[ReleaseStarted](),
+		Released{}.EventType():       es.SchemaOf[Released](),
 	}
 	for _, t := range Types() {
-		all[Requested{Type: t}.EventType()] = func(data json.RawMessage) (es.Fact, error) {
+		all[Requested{Type: t}.EventType()] = es.Schema{Decode: func(data json.RawMessage) (es.Fact, error) {
 			r := Requested{Type: t}
 			if err := json.Unmarshal(data, &r); err != nil {
 				return nil, err
 			}
 			return r, r.check()
-		}
+		}}
 		for status, name := range endedNames[t] {
-			all[name] = func(data json.RawMessage) (es.Fact, error) {
+			all[name] = es.Schema{Decode: func(data json.RawMessage) (es.Fact, error) {
 				e := Ended{Type: t, Status: status}
 				err := json.Unmarshal(data, &e)
 				return e, err
-			}
+			}}
 		}
 	}
 	for on, names := range reservationNames {
 		for step, name := range names {
-			all[name] = func(data json.RawMessage) (es.Fact, error) {
+			all[name] = es.Schema{Decode: func(data json.RawMessage) (es.Fact, error) {
 				r := Reservation{On: on, Step: step}
 				if err := json.Unmarshal(data, &r); err != nil {
 					return nil, err
 				}
 				return r, r.check()
-			}
+			}}
 		}
 	}
 	return all
 }()
 
-func decodeAs[F es.Fact](data json.RawMessage) (es.Fact, error) {
-	var f F
-	err := json.Unmarshal(data, &f)
-	return f, err
-}
-
-func decode(eventType string, data json.RawMessage) (es.Fact, error) {
-	if d := decoders[eventType]; d != nil {
-		return d(data)
-	}
-	return nil, &es.UnknownTypeError{Type: eventType}
-}
-
-// Decode reads an event's payload.
-func Decode(e es.Event) (es.Fact, error) { return es.FactOf(e, decode) }
+// Decode reads an event's fact.
+func Decode(e es.Event) (es.Fact, error) { return schemas.Decode(e) }

@@ -116,7 +116,7 @@ func Decider() *es.Decider[Transaction, Command] {
 		Decide:     func(t Transaction, c Command) ([]es.Fact, error) { return c.decide(t) },
 		DecidePair: func(own, other Transaction, c Command) (o, p []es.Fact, err error) { return c.decidePair(own, other) },
 		Evolve:     evolve,
-		Decode:     decode,
+		Schemas:    schemas,
 		Snapshots: &es.Snapshots[Transaction]{
 			Every: 2, // most transactions end there: a pending one is quickly folded
 			Take: func(t Transaction) ([]byte, error) {

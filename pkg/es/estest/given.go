@@ -2,7 +2,6 @@
 package estest
 
 import (
-	"encoding/json"
 	"errors"
 	"reflect"
 	"testing"
@@ -29,16 +28,25 @@ func Given[S, C any](t testing.TB, d *es.Decider[S, C], facts ...es.Fact) *Scena
 	t.Helper()
 	s := &Scenario[S, C]{t: t, d: d, root: d.New()}
 	for i, f := range facts {
-		data, err := es.Marshal(f)
+		e, err := d.Schemas.Record(es.Event{ID: es.EventID(stream, "given", i), Stream: stream, Version: int64(i + 1), At: start}, f)
 		if err != nil {
-			t.Fatalf("given %s: %v", f.EventType(), err)
+			t.Fatalf("given: %v", err)
 		}
-		e := es.Event{ID: es.EventID(stream, "given", i), Type: f.EventType(), Stream: stream, Version: int64(i + 1), At: start, Data: data}
-		if err := d.Replay(&s.root, e); err != nil {
+		if err := d.Replay(&s.root, Stored(t, e)); err != nil {
 			t.Fatalf("given %s: %v", f.EventType(), err)
 		}
 	}
 	return s
+}
+
+// Load folds a stored event, wherever it stood in its own stream, behind the given facts.
+func (s *Scenario[S, C]) Load(e es.Event) S {
+	s.t.Helper()
+	e.Stream, e.Version = stream, s.root.Version+1
+	if err := s.d.Replay(&s.root, e); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.root.State
 }
 
 // Then is what a command led to.
@@ -123,17 +131,17 @@ func (r *Then[S]) State() S { return r.state }
 // RoundTrip fails the test unless a fact, encoded, decodes to itself.
 func RoundTrip[S, C any](t testing.TB, d *es.Decider[S, C], f es.Fact) {
 	t.Helper()
-	data, err := es.Marshal(f)
+	e, err := d.Schemas.Record(es.Event{ID: es.EventID(stream, "trip", 0), Stream: stream, Version: 1, At: start}, f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := d.Decode(f.EventType(), json.RawMessage(data))
+	back, err := d.Schemas.Decode(Stored(t, e))
 	if err != nil {
 		t.Fatal(err)
 	}
 	again, err := es.Marshal(back)
-	if err != nil || string(again) != string(data) {
-		t.Fatalf("%s changes when decoded: %s became %s (%v)", f.EventType(), data, again, err)
+	if err != nil || string(again) != string(e.Data) {
+		t.Fatalf("%s changes when decoded: %s became %s (%v)", e.Type, e.Data, again, err)
 	}
 }
 

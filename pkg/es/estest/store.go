@@ -517,6 +517,7 @@ func testUnicode(t *testing.T, s es.Store) {
 		t.Fatal(err)
 	}
 	e[0].Data, e[0].Metadata, e[0].CorrelationID = data, map[string]any{"text": text, "n": 1.5, "list": []any{"a", nil}}, text
+	e[0].SchemaVersion = 2
 	mustAppend(t, s, es.Append{Stream: st, Events: e})
 	a, _ := e[0].Encode()
 	b, _ := mustLoad(t, s, st, 0)[0].Encode()

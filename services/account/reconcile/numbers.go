@@ -58,10 +58,7 @@ func (c *checked) moved(version int64, f account.BalanceChanged) {
 	wrong := func(expected, actual fmt.Stringer, what string) {
 		c.wrong(version, f.SagaID, f.Step, expected.String(), actual.String(), what)
 	}
-	held, heldChange := decimal.Zero, decimal.Zero
-	if f.HeldBalance != nil {
-		held = decimal.Decimal(*f.HeldBalance)
-	}
+	held, heldChange := decimal.Decimal(f.HeldBalance), decimal.Zero
 	if f.HeldChange != nil {
 		if heldChange = decimal.Decimal(*f.HeldChange); !heldChange.Equal(change) {
 			wrong(change, heldChange, "What a hold loses or gets back")

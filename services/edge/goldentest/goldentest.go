@@ -1,10 +1,14 @@
-// Package goldentest keeps the events of a service, exactly as they are published, in files: testdata/events/<type>.json.
+// Package goldentest keeps the events of a service, exactly as they are published, in files: testdata/events/<type>.json, and of
+// schema versions above 1 <type>.v<version>.json. A manifest beside them, testdata/events.sha256, has the sum of every one.
 package goldentest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"flag"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/estest"
 	eventv1 "example.com/billing/proto/gen/go/billing/event/v1"
 )
 
@@ -29,10 +34,11 @@ func New() Files {
 	return Files{update: flag.Bool("update", false, "write golden files that do not exist yet")}
 }
 
-// Compare compares an event, exactly as it is published, with its file. A file that is there is never written again: what was
-// published once is read for ever.
-func (f Files) Compare(t *testing.T, name string, e es.Event) {
+// Compare compares an event, exactly as it is published, with its file; variant tells several of a type apart. A file that is there
+// is never written again: what was published once is read for ever.
+func (f Files) Compare(t *testing.T, variant string, e es.Event) {
 	t.Helper()
+	name := estest.GoldenName(e.Type, e.SchemaVersion, variant)
 	b, err := e.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -75,16 +81,56 @@ func (Files) All(t *testing.T) map[string][]byte {
 }
 
 // CheckEnvelopes fails the test unless every envelope has exactly these keys, in this order; causationId and metadata may be
-// absent.
+// absent. Files of the variant bare have neither, but for the schema version.
 func (f Files) CheckEnvelopes(t *testing.T) {
 	t.Helper()
 	keys := []string{"eventId", "eventType", "aggregateId", "aggregateType", "aggregateVersion", "timestamp", "correlationId", "causationId", "metadata", "data"}
 	for name, b := range f.All(t) {
 		want := slices.DeleteFunc(slices.Clone(keys), func(k string) bool {
-			return strings.HasSuffix(name, ".bare") && (k == "causationId" || k == "metadata")
+			return strings.HasSuffix(name, ".bare") && (k == "causationId" || k == "metadata" && !strings.Contains(name, ".v"))
 		})
 		if got := keysOf(t, b); !slices.Equal(got, want) {
 			t.Errorf("%s has the keys %v, not %v", name, got, want)
+		}
+	}
+}
+
+// CheckManifest fails the test unless the manifest lists exactly the files that are there, with their sums: none is lost, and none
+// is changed. It is written as sha256sum does; -update adds the files that it does not list yet.
+func (f Files) CheckManifest(t *testing.T) {
+	t.Helper()
+	path := filepath.Join("testdata", "events.sha256")
+	manifest, err := os.ReadFile(path)
+	if err != nil && (!os.IsNotExist(err) || !*f.update) {
+		t.Fatalf("%v (make golden writes it)", err)
+	}
+	sums := map[string]string{}
+	for line := range strings.Lines(string(manifest)) {
+		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		sums[strings.TrimSuffix(name, ".json")] = sum
+	}
+	files := f.All(t)
+	for name, b := range files {
+		sum := fmt.Sprintf("%x", sha256.Sum256(b))
+		switch listed, ok := sums[name]; {
+		case !ok && *f.update:
+			sums[name] = sum
+		case !ok:
+			t.Errorf("%s does not list %s (make golden adds it)", path, name)
+		case listed != sum:
+			t.Errorf("%s was changed: what was published once stays as it was", name)
+		}
+	}
+	var lines strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if _, ok := files[name]; !ok {
+			t.Errorf("%s is gone: what was published once is read for ever", name)
+		}
+		fmt.Fprintf(&lines, "%s  %s.json\n", sums[name], name)
+	}
+	if *f.update && !t.Failed() {
+		if err := os.WriteFile(path, []byte(lines.String()), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

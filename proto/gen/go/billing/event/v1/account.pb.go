@@ -140,7 +140,7 @@ func (x *AccountCreated) GetScale() int32 {
 	return 0
 }
 
-// BalanceChanged: money moved on the account. It is the "done" of a step's register.
+// BalanceChanged: money moved on the account. It is the "done" of a step's register. Schema version 2.
 type BalanceChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Balance before; decimal at the currency's scale.
@@ -167,7 +167,7 @@ type BalanceChanged struct {
 	HoldId *string `protobuf:"bytes,11,opt,name=hold_id,json=holdId,proto3,oneof" json:"hold_id,omitempty"`
 	// What that did to the held balance; absent = nothing.
 	HeldChange *string `protobuf:"bytes,12,opt,name=held_change,json=heldChange,proto3,oneof" json:"held_change,omitempty"`
-	// What open holds reserve after it; absent = nothing.
+	// What open holds reserve after it. In schema version 1 absent = nothing; since 2 it is always there.
 	HeldBalance   *string `protobuf:"bytes,13,opt,name=held_balance,json=heldBalance,proto3,oneof" json:"held_balance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

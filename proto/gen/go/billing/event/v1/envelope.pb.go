@@ -43,7 +43,8 @@ type Envelope struct {
 	CorrelationId string `protobuf:"bytes,7,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
 	// The command or event that caused it; absent when there is none.
 	CausationId *string `protobuf:"bytes,8,opt,name=causation_id,json=causationId,proto3,oneof" json:"causation_id,omitempty"`
-	// tenantId, actor and more; absent when empty.
+	// tenantId, actor and more; absent when empty. schemaVersion is the shape of the payload, a number; absent = 1. The messages of
+	// this package are what every version says: a later one adds fields, or always has those that were optional.
 	Metadata *structpb.Struct `protobuf:"bytes,9,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The payload.
 	Data          *structpb.Struct `protobuf:"bytes,10,opt,name=data,proto3" json:"data,omitempty"`
