@@ -46,14 +46,15 @@ fuzz: bin/billing ## Fuzz the REST API by its OpenAPI document for DURATION (60s
 # What chaos draws from, and how long chaos-kafka leaves Kafka away.
 SEED ?= 42
 AWAY ?= 2m
+EVENT_STORE ?= postgres
 
 .PHONY: bin/chaos
 bin/chaos:
 	@go build -o bin/chaos ./test/chaos
 
 .PHONY: chaos
-chaos: bin/chaos ## Hurt the real processes, Postgres and Kafka under load for DURATION (60s), by SEED, and audit what they left
-	@exec bin/chaos -duration $(or $(DURATION),60s) -seed $(SEED)
+chaos: bin/chaos ## Hurt the real processes, Postgres and Kafka under load for DURATION (60s), by SEED, on EVENT_STORE, and audit what they left
+	@exec bin/chaos -duration $(or $(DURATION),60s) -seed $(SEED) -event-store $(EVENT_STORE)
 
 .PHONY: chaos-kafka
 chaos-kafka: bin/chaos ## Take Kafka away for AWAY (2m) under load, and audit what is left

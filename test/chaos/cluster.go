@@ -61,6 +61,7 @@ var serviceOf = map[string]service{
 // cluster is the running system.
 type cluster struct {
 	dir   string
+	store string            // where the accounts' events are
 	addrs map[string]string // of the services
 	nodes map[string]node   // services, postgres, kafka
 	links map[string]*link  // by "from>to"
@@ -72,15 +73,15 @@ type cluster struct {
 
 // newCluster chooses the ports, builds the binaries and starts everything; root is the repository's. What it started is stopped
 // by stop, also after an error.
-func newCluster(ctx context.Context, dir, root string, race bool) (*cluster, error) {
-	c := &cluster{dir: dir, addrs: map[string]string{}, nodes: map[string]node{}, links: map[string]*link{}, locks: map[string]*sync.Mutex{}}
+func newCluster(ctx context.Context, dir, root string, s settings) (*cluster, error) {
+	c := &cluster{dir: dir, store: s.store, addrs: map[string]string{}, nodes: map[string]node{}, links: map[string]*link{}, locks: map[string]*sync.Mutex{}}
 	if err := c.wire(root); err != nil {
 		return c, err
 	}
 	infra := make(chan error, 2)
 	go func() { infra <- c.postgres.Start() }()
 	go func() { infra <- c.kafka.Start() }()
-	built := c.build(ctx, root, race)
+	built := c.build(ctx, root, s.race)
 	if err := errors.Join(built, <-infra, <-infra); err != nil {
 		return c, err
 	}
@@ -155,6 +156,9 @@ func (c *cluster) link(l *link, err error) error {
 func (c *cluster) env(name string) []string {
 	own := serviceOf[name]
 	env := []string{own.addr + "=" + c.addrs[name], "BILLING_LOG_FORMAT=text"}
+	if own == accountService {
+		env = append(env, "BILLING_EVENT_STORE="+c.store, "BILLING_EVENT_STORE_DIR="+filepath.Join(c.dir, name+".events"))
+	}
 	for _, to := range calls[name] {
 		env = append(env, serviceOf[to].target+"="+c.links[name+">"+to].addr())
 	}

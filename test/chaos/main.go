@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"example.com/billing/services/edge"
 )
 
 // settings of a run.
@@ -25,6 +27,7 @@ type settings struct {
 	seed     uint64
 	rate     float64
 	workers  int
+	store    string
 	race     bool
 	plan     bool
 	keep     bool
@@ -38,6 +41,7 @@ func main() {
 	flags.Uint64Var(&s.seed, "seed", 1, "of the schedule and of everything that is drawn")
 	flags.Float64Var(&s.rate, "rate", 320, "requests a second, at most")
 	flags.IntVar(&s.workers, "workers", 128, "callers at the same time")
+	flags.StringVar(&s.store, "event-store", edge.StorePostgres, "where the accounts' events are: postgres or kafka")
 	flags.BoolVar(&s.race, "race", false, "build the services with the race detector")
 	flags.BoolVar(&s.plan, "plan", false, "print the schedule and do nothing")
 	flags.BoolVar(&s.keep, "keep", false, "keep logs and data of a clean run too")

@@ -43,7 +43,7 @@ func carryOut(ctx context.Context, s settings, dir string, faults []fault) (_ *r
 		return r, err
 	}
 	r.say("building and starting in %s", dir)
-	c, err := newCluster(ctx, dir, top, s.race)
+	c, err := newCluster(ctx, dir, top, s)
 	defer func() { err = errors.Join(err, c.stop()) }()
 	if err != nil {
 		return r, err

@@ -22,7 +22,9 @@ type place struct {
 // aggregate and in the order of its versions but for repetitions; and everything committed is there.
 func (x *audit) topics(ctx context.Context) error {
 	names := []string{x.TopicPrefix + "account.events", x.TopicPrefix + "transaction.events", x.TopicPrefix + "saga.events"}
-	client, err := kgo.NewClient(kgo.SeedBrokers(x.Brokers...), kgo.ConsumeTopics(names...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	// The last record may be the marker of a transaction, where an event store commits by transactions.
+	client, err := kgo.NewClient(kgo.SeedBrokers(x.Brokers...), kgo.ConsumeTopics(names...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	if err != nil {
 		return err
 	}
@@ -53,7 +55,9 @@ func (x *audit) topics(ctx context.Context) error {
 		fetches.EachRecord(func(record *kgo.Record) {
 			p := place{record.Topic, record.Partition}
 			if end, reading := left[p]; reading && record.Offset < end {
-				r.record(record)
+				if !record.Attrs.IsControl() {
+					r.record(record)
+				}
 				if record.Offset == end-1 {
 					delete(left, p)
 				}
