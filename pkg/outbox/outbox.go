@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/parking"
@@ -138,6 +139,12 @@ func (t table) read(ctx context.Context, prefix string, after int64, limit int) 
 // committed is an event as its process remembers it; its lane is not parked.
 func committed(prefix string, c espg.Committed) event {
 	return event{position: c.Position, message: message(prefix, c.Stream.Type, c.Stream.ID, c.Version, c.Type, c.CorrelationID, c.Payload)}
+}
+
+// Message is an event as it is published.
+func Message(prefix string, e es.Event) (kafka.Message, error) {
+	payload, err := e.Encode()
+	return message(prefix, e.Stream.Type, e.Stream.ID, e.Version, e.Type, e.CorrelationID, payload), err
 }
 
 // message is an event as it is published.

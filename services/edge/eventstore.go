@@ -74,6 +74,9 @@ type EventStore struct {
 // stop, if need be, which is an error.
 func (s EventStore) Open(app *run.App) (*Events, error) {
 	e := &Events{Copy: espg.New(s.Pool, espg.Options{Inline: s.Inline})}
+	if err := e.Copy.CatchUp(app.Context()); err != nil {
+		return nil, err
+	}
 	name := s.EventStore
 	switch open := registered[s.EventStore]; {
 	case s.EventStore == StorePostgres:

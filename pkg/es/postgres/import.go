@@ -39,7 +39,7 @@ func (s *Store) Import(ctx context.Context, events []es.Event, published bool) e
 	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	i.queue(b)
+	i.queue(b, s.inline != nil)
 	if published {
 		// One batch of all there is, delivered: no relay takes old ones away.
 		b.Queue("UPDATE outbox_relay SET position = $1, processed_at = clock_timestamp()", i.last())
@@ -126,9 +126,10 @@ func newImported(events []es.Event) (*imported, error) {
 func (i *imported) first() int64 { return i.positions[0] }
 func (i *imported) last() int64  { return i.positions[len(i.positions)-1] }
 
-func (i *imported) queue(b *pgx.Batch) {
-	b.Queue(`WITH moved AS (UPDATE es_log SET position = $1, recorded_at = greatest(recorded_at, $2) WHERE position = $3 RETURNING 1)
-	         SELECT es_require(count(*) = 1) FROM moved`, i.last(), i.recorded[len(i.recorded)-1], i.first()-1)
+func (i *imported) queue(b *pgx.Batch, inline bool) {
+	b.Queue(`WITH moved AS (UPDATE es_log SET position = $1, recorded_at = greatest(recorded_at, $2), inlined = CASE WHEN $4 THEN $1 ELSE inlined END
+	             WHERE position = $3 AND (NOT $4 OR inlined = $3) RETURNING 1)
+	         SELECT es_require(count(*) = 1) FROM moved`, i.last(), i.recorded[len(i.recorded)-1], i.first()-1, inline)
 	b.Queue(`INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
 	         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::timestamptz[], $9::bytea[])`,
 		i.positions, i.ids, i.types, i.streams, i.versions, i.names, i.correlated, i.recorded, i.payloads)
@@ -138,4 +139,44 @@ func (i *imported) queue(b *pgx.Batch) {
 		ends[st] = &es.Append{Stream: st, Expected: i.to[st]} // no snapshot: it is taken again when somebody needs it
 	}
 	queueEnds(b, i.order, ends, heads)
+}
+
+// CatchUp brings the inline tables up to the log's end, in transactions of a page each: after events were copied here by something that does not
+// know those tables. A service calls it when it starts; it is done at once where nothing was.
+func (s *Store) CatchUp(ctx context.Context) error {
+	if s.inline == nil {
+		return nil
+	}
+	for {
+		done := false
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			var at, end int64
+			if err := tx.QueryRow(ctx, `SELECT inlined, position FROM es_log FOR UPDATE`).Scan(&at, &end); err != nil {
+				return err
+			}
+			if done = at == end; done {
+				return nil
+			}
+			rows, err := tx.Query(ctx, `SELECT position, recorded_at, payload FROM es_event WHERE position > $1 ORDER BY position LIMIT $2`, at, readPage)
+			if err != nil {
+				return err
+			}
+			events, err := pgx.CollectRows(rows, scanEvent)
+			if err != nil {
+				return err
+			}
+			if len(events) == 0 {
+				return fmt.Errorf("no events behind position %d, and the log ends at %d", at, end)
+			}
+			b := &pgx.Batch{}
+			if err := s.inline(b, events); err != nil {
+				return fmt.Errorf("inline: %w", err)
+			}
+			b.Queue(`UPDATE es_log SET inlined = $1`, events[len(events)-1].Position)
+			return tx.SendBatch(ctx, b).Close()
+		})
+		if err != nil || done {
+			return Classify("bring the inline tables up to date", err)
+		}
+	}
 }

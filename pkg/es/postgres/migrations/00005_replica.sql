@@ -4,6 +4,11 @@
 -- histories of one.
 ALTER TABLE es_log ADD COLUMN follows text NOT NULL DEFAULT '';
 
+-- Position up to which the events are in the tables that are inline, where the service has such: behind the log's end after events were copied
+-- here by something that does not know them.
+ALTER TABLE es_log ADD COLUMN inlined bigint NOT NULL DEFAULT 0;
+UPDATE es_log SET inlined = position;
+
 -- One row: who leads an event store that has one leader, and where the others send their requests.
 CREATE TABLE es_leader (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),

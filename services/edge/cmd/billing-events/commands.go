@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"time"
+
+	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/es/ops"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/outbox"
+	"example.com/billing/services/edge"
+)
+
+// out is where answers go.
+var out io.Writer = os.Stdout
+
+// say tells of the progress.
+func say(what string, events int64) { fmt.Fprintf(os.Stderr, "%s %d\n", what, events) }
+
+// shown is an event as it is printed: its place, and its JSON as it is stored.
+type shown struct {
+	Position   int64           `json:"position"`
+	RecordedAt time.Time       `json:"recordedAt"`
+	Event      json.RawMessage `json:"event"`
+}
+
+func show(events iter.Seq2[es.Event, error], limit int64) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	n := int64(0)
+	for e, err := range events {
+		if err != nil {
+			return err
+		}
+		payload, err := e.Encode()
+		if err == nil {
+			err = enc.Encode(shown{e.Position, e.RecordedAt, payload})
+		}
+		if err != nil {
+			return err
+		}
+		if n++; n == limit {
+			break
+		}
+	}
+	return nil
+}
+
+type readCmd struct {
+	Store string `arg:"" help:"Where to read."`
+	Type  string `arg:"" help:"Type of the aggregate, such as Account."`
+	ID    string `arg:"" name:"id" help:"Its id."`
+	After int64  `help:"Only events above this version."`
+	Limit int64  `help:"At most so many; 0 = all."`
+}
+
+// Run prints a stream.
+func (c *readCmd) Run(ctx context.Context) error {
+	s, err := find(ctx, c.Store)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return show(s.stream(ctx, es.Stream{Type: c.Type, ID: c.ID}, c.After), c.Limit)
+}
+
+type followCmd struct {
+	Store string    `arg:"" help:"Where to read."`
+	Type  string    `arg:"" optional:"" help:"Type of the aggregates, such as Account; none = all."`
+	After int64     `help:"Only events above this position."`
+	Since time.Time `help:"Only events recorded at or after this time, as 2006-01-02T15:04:05Z."`
+	Limit int64     `help:"Stop after so many; 0 = never."`
+	Once  bool      `help:"Stop at the newest event."`
+}
+
+// Run prints events until it is interrupted.
+func (c *followCmd) Run(ctx context.Context) error {
+	s, err := find(ctx, c.Store)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	from := es.From{After: c.After, Since: c.Since}
+	if c.Once {
+		return show(s.log().ReadAll(ctx, c.Type, from), c.Limit)
+	}
+	return show(s.follow(ctx, c.Type, from), c.Limit)
+}
+
+type digestCmd struct {
+	Store string `arg:"" help:"Where to read."`
+	End   int64  `help:"Only up to this position; 0 = all."`
+}
+
+// Run prints a digest.
+func (c *digestCmd) Run(ctx context.Context) error {
+	s, err := find(ctx, c.Store)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	d, err := ops.DigestOf(ctx, s.log(), c.End, say)
+	if err == nil {
+		_, err = fmt.Fprintln(out, d)
+	}
+	return err
+}
+
+type diffCmd struct {
+	Store     string   `arg:"" help:"The service's database."`
+	Types     []string `arg:"" help:"Types of aggregates whose topics are looked at, such as Account."`
+	Brokers   []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" required:"" help:"Kafka brokers, host:port, comma separated."`
+	Republish bool     `help:"Publish what is missing."`
+}
+
+var errDiffer = errors.New("the topics are not what is committed")
+
+// Run prints the differences, a line each.
+func (c *diffCmd) Run(ctx context.Context) error {
+	s, err := find(ctx, c.Store)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if s.pool == nil {
+		return fmt.Errorf("store %q: it must be postgres://…: a log is its topic", c.Store)
+	}
+	if c.Republish {
+		if err := espg.New(s.pool, espg.Options{}).Leads(ctx); err != nil {
+			return fmt.Errorf("republish: %w", err)
+		}
+	}
+	dir, err := os.MkdirTemp("", "billing-events-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	topics := ops.Topics{Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: edge.TopicPrefix, Types: c.Types}
+	found := map[string]int{}
+	var missing []es.Event
+	publish := func() error {
+		err := ops.Republish(ctx, topics, missing)
+		missing = missing[:0]
+		return err
+	}
+	err = ops.Diff(ctx, s.log(), topics, dir, func(d ops.Difference) error {
+		found[d.Kind]++
+		if _, err := fmt.Fprintln(out, line(d)); err != nil {
+			return err
+		}
+		if !c.Republish || d.Kind != ops.Missing {
+			return nil
+		}
+		const pageMax = 500
+		if missing = append(missing, d.Event); len(missing) < pageMax {
+			return nil
+		}
+		return publish()
+	}, say)
+	if err == nil {
+		err = publish()
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d missing, %d changed, %d unknown\n", found[ops.Missing], found[ops.Changed], found[ops.Unknown])
+	switch {
+	case c.Republish && found[ops.Missing] > 0:
+		fmt.Fprintf(out, "%d published\n", found[ops.Missing])
+	case found[ops.Missing] > 0:
+		return errDiffer
+	}
+	if found[ops.Changed]+found[ops.Unknown] > 0 {
+		return errDiffer
+	}
+	return nil
+}
+
+// line is a difference as it is printed.
+func line(d ops.Difference) string {
+	if d.Kind == ops.Unknown {
+		return fmt.Sprintf("%s %s: %s", d.Kind, d.Event.ID, d.Where)
+	}
+	e := d.Event
+	return fmt.Sprintf("%s %s: position %d, version %d of %s, %s, belongs to %s", d.Kind, e.ID, e.Position, e.Version, e.Stream, e.Type, outbox.Topic(edge.TopicPrefix, e.Stream.Type))
+}
+
+type copyCmd struct {
+	From        string `arg:"" help:"What is copied."`
+	To          string `arg:"" help:"Where to. What it has must be the beginning of what is copied."`
+	Replication int16  `name:"kafka-replication" env:"BILLING_KAFKA_REPLICATION" default:"-1" help:"Replicas of a log that is created; -1 = the broker's default."`
+}
+
+// Run copies and verifies.
+func (c *copyCmd) Run(ctx context.Context) (err error) {
+	from, err := find(ctx, c.From)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	to, err := find(ctx, c.To)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	target, done, err := to.target(ctx, c.Replication)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if from.pool != nil && to.pool != nil {
+		if err := copySecret(ctx, from, to); err != nil {
+			return err
+		}
+	}
+	d, err := ops.Copy(ctx, from.log(), target, say)
+	if err == nil {
+		_, err = fmt.Fprintln(out, "copied and verified:", d)
+	}
+	return err
+}
+
+// copySecret takes the key along that ids are derived with from idempotency keys, to a database that has no events yet.
+func copySecret(ctx context.Context, from, to *store) error {
+	secret, err := espg.New(from.pool, espg.Options{}).Secret(ctx)
+	if err == nil {
+		_, err = to.pool.Exec(ctx, `UPDATE es_log SET secret = $1 WHERE position = 0`, secret)
+	}
+	return espg.Classify("copy the secret", err)
+}
+
+type promoteCmd struct {
+	Store string `arg:"" help:"The database."`
+}
+
+// Run makes a copy the truth.
+func (c *promoteCmd) Run(ctx context.Context) error {
+	s, err := find(ctx, c.Store)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if s.pool == nil {
+		return fmt.Errorf("store %q: it must be postgres://…", c.Store)
+	}
+	return espg.New(s.pool, espg.Options{}).Promote(ctx)
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/es"
+	eskafka "example.com/billing/pkg/es/kafka"
+	"example.com/billing/pkg/es/ops"
+	espg "example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/migrate"
+)
+
+// logTo is where the parts say what happens.
+var logTo = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+
+// store is one that a command line names.
+type store struct {
+	pool  *pgxpool.Pool // of a database
+	kafka kafka.Config  // of a log
+	topic string
+}
+
+// find reads a store's name. It connects to a database, and looks whether it answers.
+func find(ctx context.Context, name string) (*store, error) {
+	u, err := url.Parse(name)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("store %q: %w", name, err)
+	case u.Scheme == "postgres" || u.Scheme == "postgresql":
+		pool, err := pgxpool.New(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("store %q: %w", u.Redacted(), err)
+		}
+		if err := pool.Ping(ctx); err != nil {
+			pool.Close()
+			return nil, fmt.Errorf("store %q: %w", u.Redacted(), err)
+		}
+		return &store{pool: pool}, nil
+	case u.Scheme == "kafka" && u.Host != "" && strings.Trim(u.Path, "/") != "":
+		return &store{kafka: kafka.Config{Brokers: strings.Split(u.Host, ","), ClientID: "billing-events", Log: logTo}, topic: strings.Trim(u.Path, "/")}, nil
+	}
+	return nil, fmt.Errorf("store %q: it must be postgres://… or kafka://BROKER[,BROKER…]/TOPIC", u.Redacted())
+}
+
+func (s *store) close() {
+	if s.pool != nil {
+		s.pool.Close()
+	}
+}
+
+// log is the store to be read.
+func (s *store) log() ops.Log {
+	if s.pool != nil {
+		return espg.New(s.pool, espg.Options{})
+	}
+	return eskafka.Reader{Kafka: s.kafka, Topic: s.topic}
+}
+
+// stream yields the events of one stream.
+func (s *store) stream(ctx context.Context, st es.Stream, after int64) iter.Seq2[es.Event, error] {
+	return func(yield func(es.Event, error) bool) {
+		if s.pool == nil {
+			for e, err := range s.log().ReadAll(ctx, st.Type, es.From{}) {
+				if (err != nil || e.Stream == st && e.Version > after) && !yield(e, err) {
+					return
+				}
+			}
+			return
+		}
+		const pageMax = 500
+		from := espg.New(s.pool, espg.Options{})
+		for {
+			page, err := from.Load(ctx, st, after, pageMax)
+			if err != nil {
+				yield(es.Event{}, err)
+				return
+			}
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+				after = e.Version
+			}
+			if len(page) < pageMax {
+				return
+			}
+		}
+	}
+}
+
+// follow yields what there is, and what comes.
+func (s *store) follow(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
+	if s.pool == nil {
+		return eskafka.Reader{Kafka: s.kafka, Topic: s.topic}.Follow(ctx, aggregateType, from)
+	}
+	const pause = 250 * time.Millisecond
+	source := espg.New(s.pool, espg.Options{})
+	return func(yield func(es.Event, error) bool) {
+		for {
+			for e, err := range source.ReadAll(ctx, aggregateType, from) {
+				if ctx.Err() != nil || !yield(e, err) || err != nil {
+					return
+				}
+				from = es.From{After: e.Position}
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// imported is a database that events are copied to.
+type imported struct{ *espg.Store }
+
+// Import has events published as they are elsewhere, or not at all: a copy is no occasion to publish everything again.
+func (i imported) Import(ctx context.Context, events []es.Event) error {
+	return i.Store.Import(ctx, events, true)
+}
+
+// target opens the store to be written to.
+func (s *store) target(ctx context.Context, replication int16) (_ ops.Target, done func() error, err error) {
+	if s.pool != nil {
+		if err := migrate.Up(ctx, s.pool, espg.Migrations, espg.MigrationsTable); err != nil {
+			return nil, nil, err
+		}
+		return imported{espg.New(s.pool, espg.Options{})}, func() error { return nil }, nil
+	}
+	if err := kafka.EnsureTopics(ctx, s.kafka, eskafka.Topic(s.topic, replication)); err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "billing-events-")
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err := eskafka.Open(ctx, eskafka.Options{Kafka: s.kafka, Topic: s.topic, Dir: dir, Log: logTo})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	leading, cancel := context.WithCancel(ctx)
+	led := make(chan error, 1)
+	go func() { led <- to.Lead(leading) }()
+	done = func() error {
+		cancel()
+		return errors.Join(<-led, to.Close(context.WithoutCancel(ctx)), os.RemoveAll(dir))
+	}
+	select {
+	case <-to.Leading():
+		return to, done, nil
+	case err := <-led:
+		led <- nil
+		return nil, nil, errors.Join(err, done())
+	case <-ctx.Done():
+		return nil, nil, errors.Join(ctx.Err(), done())
+	}
+}
