@@ -447,6 +447,12 @@ func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From)
 	}
 }
 
+// End is the position of the newest event; 0 = there is none.
+func (s *Store) End(ctx context.Context) (end int64, err error) {
+	err = s.look(ctx, "read the log's end", func(st *state) error { end = st.at.Position; return nil })
+	return end, err
+}
+
 // Clock is es.Store's: behind the newest event.
 func (s *Store) Clock(ctx context.Context) (at time.Time, err error) {
 	err = s.look(ctx, "clock", func(st *state) error { at = st.at.Recorded.Add(tick); return nil })
