@@ -3,9 +3,7 @@ package subscription
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,46 +13,6 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/pgtest"
 )
-
-// line is the network of a process that can die: once it is cut, nothing it says is heard any more.
-type line struct {
-	mu    sync.Mutex
-	dead  bool
-	conns []net.Conn
-}
-
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dead = true
-	for _, c := range l.conns {
-		_ = c.Close()
-	}
-}
-
-// pool is a pool of its own on another's database, over the line.
-func (l *line) pool(t testing.TB, p *pgxpool.Pool) *pgxpool.Pool {
-	t.Helper()
-	c := p.Config()
-	dial := c.ConnConfig.DialFunc
-	c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if err == nil && l.dead {
-			_ = conn.Close()
-			return nil, net.ErrClosed
-		}
-		l.conns = append(l.conns, conn)
-		return conn, err
-	}
-	own, err := pgxpool.NewWithConfig(context.Background(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(own.Close)
-	return own
-}
 
 func newTable(t *testing.T, pool *pgxpool.Pool, owner string, ttl time.Duration) table {
 	t.Helper()

@@ -114,7 +114,9 @@ func TestCheckpointsFollowWhereNothingHappens(t *testing.T) {
 	c := config(t, pool)
 	c.LeaseTTL = 100 * time.Millisecond
 	stop := begin(t, c)
-	pgtest.Eventually(t, "all checkpoints are at the end", func() bool { return number(t, pool, `SELECT count(*) FROM subscription_partition WHERE position = 20`) == 4 })
+	pgtest.Eventually(t, "all checkpoints are at the end", func() bool {
+		return number(t, pool, `SELECT count(*) FROM subscription_partition WHERE position = 20`) == 4
+	})
 	stop()
 	c.Name, c.LeaseTTL = "another", time.Hour
 	stop = begin(t, c)
@@ -226,12 +228,12 @@ func TestInstancesShareThePartitions(t *testing.T) {
 	want(7)
 	begin(t, c)
 	want(3, 4)
-	line := &line{}
 	dead := c
-	dead.Pool = line.pool(t, pool)
+	var cut func()
+	dead.Pool, cut = pgtest.Severed(t, pool)
 	begin(t, dead)
 	want(2, 2, 3)
-	line.cut()
+	cut()
 	want(3, 4)
 	stop()
 	want(7)
