@@ -79,7 +79,7 @@ func effects(ctx context.Context, tx pgx.Tx, events []es.Event) error {
 // config is a quick subscription that writes effects. Errors of it that the test does not want fail it.
 func config(t testing.TB, pool *pgxpool.Pool) Config {
 	return Config{
-		Name: "test", Partitions: 4, Pool: pool, Handle: effects, PollInterval: time.Millisecond, LeaseTTL: time.Second, RetryMax: 10 * time.Millisecond,
+		Name: "test", Partitions: 4, Pool: pool, Handle: effects, PollInterval: time.Millisecond, LeaseTTL: 10 * time.Second, RetryMax: 10 * time.Millisecond,
 		OnError: func(err error, _ time.Duration) { t.Error(err) },
 	}
 }

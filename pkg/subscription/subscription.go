@@ -123,14 +123,15 @@ func (s *Subscription) Run(ctx context.Context) error {
 	pause := r.newPause()
 	for {
 		err := r.table.create(ctx, r.Partitions, r.After)
-		var u interface{ Unavailable() bool }
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
+		if err == nil {
 			r.work(ctx)
 			return nil
-		case !errors.As(err, &u) || !u.Unavailable():
+		}
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the end of ctx is no error
+		}
+		var u interface{ Unavailable() bool }
+		if !errors.As(err, &u) || !u.Unavailable() {
 			return err
 		}
 		again := pause.NextBackOff()
