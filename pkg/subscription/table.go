@@ -120,10 +120,12 @@ func (t table) release(ctx context.Context, l lease) error {
 	return err
 }
 
-// leave says that the instance is no more.
+// leave says that the instance is no more, and gives back what it was given while it stopped.
 func (t table) leave(ctx context.Context) error {
-	_, err := t.pool.Exec(ctx, `DELETE FROM subscription_instance WHERE name = $1 AND owner = $2`, t.name, t.owner)
-	return err
+	b := &pgx.Batch{}
+	b.Queue(`UPDATE subscription_partition SET owner = '', leased_until = 'epoch' WHERE name = $1 AND owner = $2`, t.name, t.owner)
+	b.Queue(`DELETE FROM subscription_instance WHERE name = $1 AND owner = $2`, t.name, t.owner)
+	return t.pool.SendBatch(ctx, b).Close()
 }
 
 // checkpoint reads a partition's checkpoint. The lease is lost when another instance has taken it, or it was given back.
