@@ -3,9 +3,11 @@ package pgtest
 
 import (
 	"context"
+	"net"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,4 +109,44 @@ func Waiting(t testing.TB, pool *pgxpool.Pool) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Severed opens a pool on another's database as a process of its own would have it. Cut is the death of that process: its connections
+// are closed in the middle of what they say, and there are no further ones.
+func Severed(t testing.TB, p *pgxpool.Pool) (pool *pgxpool.Pool, cut func()) {
+	t.Helper()
+	var (
+		mu    sync.Mutex
+		dead  bool
+		conns []net.Conn
+	)
+	c := p.Config()
+	dial := c.ConnConfig.DialFunc
+	c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if dead {
+			_ = conn.Close()
+			return nil, net.ErrClosed
+		}
+		conns = append(conns, conn)
+		return conn, nil
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		dead = true
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	}
 }

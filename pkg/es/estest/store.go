@@ -36,6 +36,7 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"keeps a snapshot of every so many versions for good", testKeptSnapshots},
 		{"looks events up by id", testLookup},
 		{"reads all in one order, without gaps, under concurrent writers", testReadAll},
+		{"is followed, each event once and in order, before, within and after what many writers commit", testFollow},
 		{"reads all from a time", testReadSince},
 		{"reads a clock behind which the past is complete", testClock},
 		{"knows the newest position", testEnd},

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -104,20 +103,33 @@ func (s *store) follow(ctx context.Context, aggregateType string, from es.From) 
 	if s.pool == nil {
 		return eskafka.Reader{Kafka: s.kafka, Topic: s.topic}.Follow(ctx, aggregateType, from)
 	}
-	const pause = 250 * time.Millisecond
 	source := espg.New(s.pool, espg.Options{})
 	return func(yield func(es.Event, error) bool) {
-		for {
-			for e, err := range source.ReadAll(ctx, aggregateType, from) {
-				if ctx.Err() != nil || !yield(e, err) || err != nil {
+		if !from.Since.IsZero() {
+			end, err := source.End(ctx)
+			if err != nil {
+				yield(es.Event{}, err)
+				return
+			}
+			for e, err := range source.ReadAll(ctx, "", from) {
+				if err != nil {
+					yield(es.Event{}, err)
 					return
 				}
-				from = es.From{After: e.Position}
+				end = e.Position - 1
+				break
 			}
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
+			from.After = max(from.After, end)
+		}
+		for events, err := range es.Subscribe(ctx, source, aggregateType, from.After, es.SubscribeOptions{}) {
+			if err != nil {
+				yield(es.Event{}, err)
 				return
+			}
+			for _, e := range events {
+				if !yield(e, nil) {
+					return
+				}
 			}
 		}
 	}
