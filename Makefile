@@ -97,6 +97,11 @@ bench-stores: ## Measure what each event store appends a second, beside the plai
 	@go build -o bin/stores ./test/stores
 	@exec bin/stores -duration $(or $(DURATION),5s)
 
+.PHONY: bench-load
+bench-load: ## Measure loads of one aggregate out of a Kafka log of EVENTS (1000000), and starts with such a log
+	@go build -o bin/stores ./test/stores
+	@exec bin/stores -load $(or $(EVENTS),1000000)
+
 .PHONY: pgo
 pgo: bin/bench ## Profile the services under load for DURATION (20s) a scenario: the default.pgo that their builds are optimised by
 	@bin/bench -duration $(or $(DURATION),20s) -broker apache -only uniform1024,rest,open500 -profiles -out bin/pgo

@@ -2,6 +2,10 @@
 // same run:
 //
 //	make bench-stores DURATION=5s
+//
+// or how long it takes to load one aggregate of 100 events out of a log of many, and to start with such a log:
+//
+//	make bench-load EVENTS=10000000
 package main
 
 import (
@@ -30,9 +34,10 @@ var groups = []int{1, 16, 256}
 
 func main() {
 	duration := flag.Duration("duration", 5*time.Second, "how long each figure is measured, after a warm-up")
+	events := flag.Int64("load", 0, "measure loads and starts, on a log of so many events")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *duration)
+	err := run(ctx, *duration, *events)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stores:", err)
@@ -52,7 +57,7 @@ type contestant struct {
 	open func(ctx context.Context, dir string) (writer, func() error, error)
 }
 
-func run(ctx context.Context, d time.Duration) (err error) {
+func run(ctx context.Context, d time.Duration, load int64) (err error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return err
@@ -63,6 +68,9 @@ func run(ctx context.Context, d time.Duration) (err error) {
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the Postgres user passes through
 		return err
+	}
+	if load > 0 {
+		return errors.Join(loads(ctx, root, dir, load), os.RemoveAll(dir))
 	}
 	fmt.Println("· starting Postgres and Apache Kafka in", dir)
 	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Bin: os.Getenv("BILLING_POSTGRES_BIN"), DataDir: dir})
