@@ -281,3 +281,40 @@ func TestLead(t *testing.T) {
 		t.Errorf("%d of 8 lead", n)
 	}
 }
+
+// Events that something copied here which does not know the inline tables are brought into them when the service starts, each once; before that
+// nothing can be appended, for it would be passed over.
+func TestInlineTablesCatchUp(t *testing.T) {
+	pool, source := migrated(t), memory.New()
+	st := es.Stream{Type: "Test", ID: "a"}
+	if err := happened(t.Context(), source, st, 0, 2500); err != nil { // more than a page
+		t.Fatal(err)
+	}
+	events, err := source.Load(t.Context(), st, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, s := postgres.New(pool, postgres.Options{}), counting(pool)
+	if err := errors.Join(plain.Import(t.Context(), events[:2000], true), plain.Import(t.Context(), events[2000:2400], true)); err != nil {
+		t.Fatal(err)
+	}
+	if err := happened(t.Context(), s, st, 2400, 1); err == nil {
+		t.Error("appended although the inline tables are behind")
+	}
+	var notNext *postgres.NotNextError
+	if err := s.Import(t.Context(), events[2400:], true); !errors.As(err, &notNext) {
+		t.Errorf("imported although the inline tables are behind: %v", err)
+	}
+	for range 2 {
+		if err := s.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(s.Import(t.Context(), events[2400:], true), happened(t.Context(), s, st, 2500, 3)); err != nil {
+		t.Error(err)
+	}
+	var n, inlined, end int64
+	if err := pool.QueryRow(t.Context(), `SELECT n, inlined, position FROM counted, es_log`).Scan(&n, &inlined, &end); err != nil || n != 2503 || inlined != 2503 || end != 2503 {
+		t.Errorf("%d inline up to position %d of %d (%v), want 2503", n, inlined, end, err)
+	}
+}
