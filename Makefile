@@ -78,8 +78,8 @@ bin/bench:
 	@go build -o bin/bench ./test/bench
 
 .PHONY: bench
-bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BROKER (both): table, test/bench/out/bench.json, bench.png
-	@exec bin/bench -duration $(or $(DURATION),20s) -broker $(BROKER) $(if $(ONLY),-only $(ONLY)) $(if $(INSTANCES),-instances $(INSTANCES)) $(if $(PROFILES),-profiles)
+bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BROKER (both) and EVENT_STORE (postgres, kafka or both): table, test/bench/out/bench.json, bench.png
+	@exec bin/bench -duration $(or $(DURATION),20s) -broker $(BROKER) -event-store $(EVENT_STORE) $(if $(ONLY),-only $(ONLY)) $(if $(INSTANCES),-instances $(INSTANCES)) $(if $(PROFILES),-profiles)
 
 .PHONY: bench-soak
 bench-soak: bin/bench ## Offer 0.8 of the capacity for DURATION (30m) on BROKER (apache), and look at what should stay as it is

@@ -114,13 +114,13 @@ func TestProcess(t *testing.T) {
 // The report has an object for each scenario beside what it was measured on, the other broker's below, and a picture.
 func TestReport(t *testing.T) {
 	dir := t.TempDir()
-	one := func(broker string, per float64) *report {
-		return &report{broker: broker, limits: limits{Uniform: 100, Hot: 50}, facts: map[string]any{"cores": 2}, results: []*result{
+	one := func(name, broker string, per float64) *report {
+		return &report{name: name, broker: broker, limits: limits{Uniform: 100, Hot: 50}, facts: map[string]any{"cores": 2}, results: []*result{
 			{Name: "uniform", CompletedPerS: per, RatioToLimit: per / 100, P50: 1, P99: 2, P999: 3, CPU: map[string]float64{"sagad": 7}},
 			{Name: "hot", CompletedPerS: per / 2},
 		}}
 	}
-	if err := (settings{out: dir}).write([]*report{one("Apache", 20), one("other", 30)}); err != nil {
+	if err := (settings{out: dir}).write([]*report{one("apache", "Apache", 20), one("embedded", "other", 30)}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "bench.json"))

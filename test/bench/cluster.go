@@ -38,6 +38,7 @@ type node struct {
 type cluster struct {
 	dir, root string
 	broker    string // apache or embedded
+	store     string // where the accounts' events are
 	profiles  bool
 
 	postgres *embedded.Postgres
@@ -60,10 +61,10 @@ var (
 	gatewayService     = service{"services/gateway/cmd/gatewayd", "", "BILLING_HTTP_ADDR"}
 )
 
-// startCluster builds the binaries and starts the system with this many instances of the three services. What it started is
+// startCluster builds the binaries and starts the system with as many instances of the three services as the settings say. What it started is
 // stopped by stop, also after an error.
-func startCluster(ctx context.Context, dir, root, broker string, instances int, profiles bool) (*cluster, error) {
-	c := &cluster{dir: dir, root: root, broker: broker, profiles: profiles}
+func startCluster(ctx context.Context, dir, root, broker string, s settings) (*cluster, error) {
+	c := &cluster{dir: dir, root: root, broker: broker, store: s.store, profiles: s.profiles}
 	if err := c.build(ctx); err != nil {
 		return c, err
 	}
@@ -77,7 +78,7 @@ func startCluster(ctx context.Context, dir, root, broker string, instances int, 
 	if err := c.startKafka(ctx); err != nil {
 		return c, err
 	}
-	return c, c.startServices(ctx, instances)
+	return c, c.startServices(ctx, s.instances)
 }
 
 func (c *cluster) build(ctx context.Context) error {
@@ -173,6 +174,9 @@ func (c *cluster) start(s service, addr string, i int) error {
 			"BILLING_ACCOUNT_TARGET=" + c.account[i], "BILLING_TRANSACTION_TARGET=" + c.transaction[i], "BILLING_SAGA_TARGET=" + c.saga[i],
 			"BILLING_PROFILES=" + strconv.FormatBool(c.profiles),
 		},
+	}
+	if s == accountService {
+		n.Env = append(n.Env, "BILLING_EVENT_STORE="+c.store, "BILLING_EVENT_STORE_DIR="+filepath.Join(c.dir, name+".events"))
 	}
 	if s.database != "" {
 		n.Env = append(n.Env, "BILLING_POSTGRES_DSN="+c.postgres.DSN(s.database))

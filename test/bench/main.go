@@ -24,11 +24,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/deploy/local/embedded"
+	"example.com/billing/services/edge"
 )
 
 type settings struct {
 	duration  time.Duration
 	broker    string
+	store     string // where the accounts' events are
 	out       string
 	only      string
 	instances int
@@ -43,6 +45,7 @@ func main() {
 	var sizes string
 	flag.DurationVar(&s.duration, "duration", 20*time.Second, "how long each scenario is measured, after a warm-up")
 	flag.StringVar(&s.broker, "broker", "both", "apache, embedded, or both")
+	flag.StringVar(&s.store, "event-store", edge.StorePostgres, "where the accounts' events are: postgres, kafka, or both, one after the other")
 	flag.StringVar(&s.out, "out", "test/bench/out", "where bench.json and bench.png are written")
 	flag.StringVar(&s.only, "only", "", "scenarios to measure, comma separated; all of them if empty")
 	flag.IntVar(&s.instances, "instances", 1, "instances of each of the three services")
@@ -78,26 +81,33 @@ func run(ctx context.Context, s settings) error {
 	if s.broker == "both" {
 		brokers = []string{apacheKafka, embeddedKafka}
 	}
+	stores := []string{s.store}
+	if s.store == "both" {
+		stores = []string{edge.StorePostgres, edge.StoreKafka}
+	}
 	var reports []*report
 	for _, b := range brokers {
-		r, err := s.measure(ctx, b)
-		if err != nil {
-			return err
+		for _, store := range stores {
+			s.store = store
+			r, err := s.measure(ctx, b)
+			if err != nil {
+				return err
+			}
+			r.table()
+			reports = append(reports, r)
 		}
-		r.table()
-		reports = append(reports, r)
 	}
 	return s.write(reports)
 }
 
-// write leaves the first broker's figures on top, the other's below.
+// write leaves the first figures on top, the others' below.
 func (s settings) write(reports []*report) error {
 	if err := os.MkdirAll(s.out, 0o755); err != nil { //nolint:gosec // to be read
 		return err
 	}
 	first := reports[0]
 	for _, other := range reports[1:] {
-		first.facts["embedded"] = other
+		first.facts[other.name] = other
 	}
 	b, err := json.MarshalIndent(first, "", "  ")
 	if err != nil {
@@ -153,7 +163,7 @@ func (s settings) with(ctx context.Context, broker string, accounts int, do func
 		return err
 	}
 	say("starting Postgres, Kafka (%s) and %d of each service in %s", broker, s.instances, dir)
-	c, err := startCluster(ctx, dir, root, broker, s.instances, s.profiles)
+	c, err := startCluster(ctx, dir, root, broker, s)
 	defer func() {
 		err = errors.Join(err, c.stop())
 		if err == nil && !s.keep {
@@ -163,14 +173,17 @@ func (s settings) with(ctx context.Context, broker string, accounts int, do func
 	if err != nil {
 		return err
 	}
-	r := &report{facts: machine()}
+	r := &report{facts: machine(), name: broker}
+	if s.store != edge.StorePostgres {
+		r.name += ", events in " + s.store
+	}
 	if r.broker, err = embedded.BrokerVersion(ctx, strings.Split(c.brokers, ",")); err != nil {
 		return err
 	}
 	if err := c.facts(ctx, r.facts); err != nil {
 		return err
 	}
-	r.facts["instances"] = s.instances
+	r.facts["instances"], r.facts["eventStore"] = s.instances, s.store
 	say("opening %d accounts", accounts)
 	w, err := newWorld(ctx, c, newRun(), accounts)
 	defer func() { err = errors.Join(err, w.closeAll()) }()

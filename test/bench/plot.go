@@ -29,7 +29,7 @@ func plotBars(path string, reports []*report) error {
 		bars.Color, bars.LineStyle.Width = plotutil.Color(i), 0
 		bars.Offset = vg.Length(i) * width
 		p.Add(bars)
-		p.Legend.Add(r.broker, bars)
+		p.Legend.Add(r.name, bars)
 	}
 	p.Legend.Top = true
 	p.NominalX(names...)

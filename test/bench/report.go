@@ -76,6 +76,7 @@ type limits struct {
 
 // report is what a run found, for one broker.
 type report struct {
+	name    string // of what was measured
 	broker  string // as it calls itself
 	limits  limits
 	results []*result
@@ -96,7 +97,7 @@ func (r *report) MarshalJSON() ([]byte, error) {
 
 // table writes the figures for people.
 func (r *report) table() {
-	fmt.Printf("\n%s; limit %.0f transfers/s, hot %.0f\n", r.broker, r.limits.Uniform, r.limits.Hot)
+	fmt.Printf("\n%s, %s; limit %.0f transfers/s, hot %.0f\n", r.name, r.broker, r.limits.Uniform, r.limits.Hot)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "scenario\taccepted/s\tcompleted/s\tof limit\tp50 ms\tp99 ms\tp99.9 ms\tsaga p50\tsaga p99\tshed/s\tfailed\trows\tWAL B\tSQL trips\t")
 	for _, x := range r.results {
