@@ -1,11 +1,11 @@
 package edge
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -32,7 +32,7 @@ const (
 type EventStoreSettings struct {
 	EventStore    string `name:"event-store" env:"BILLING_EVENT_STORE" default:"postgres" help:"Where the events are: postgres, kafka, memory (for trying out), or a store that was registered."`
 	EventStoreDir string `name:"event-store-dir" env:"BILLING_EVENT_STORE_DIR" default:"event-store" help:"Where an event store keeps files of its own: the Kafka store's state, which it can make again."`
-	Advertise     string `name:"advertise" env:"BILLING_ADVERTISE" help:"Where other instances reach this one, host:port, if the event store has one leader; empty = the address it serves at."`
+	Advertise     string `name:"advertise" env:"BILLING_ADVERTISE" help:"Where other instances reach this one, host:port, if the event store has one leader; empty = where it serves, at the address that the database sees."`
 }
 
 // OpenStore opens an event store of another make. dir is the service's setting BILLING_EVENT_STORE_DIR.
@@ -127,7 +127,11 @@ func (s EventStore) lead(app *run.App, e *Events) error {
 	}
 	e.Store = e.Log
 	app.OnStop("event log", e.Log.Close)
-	standby := Standby{Pool: s.Pool, Addr: s.Addr, Advertise: cmp.Or(s.Advertise, s.Addr), Meanwhile: e.Log.Follow}
+	address, err := s.advertised(app.Context())
+	if err != nil {
+		return err
+	}
+	standby := Standby{Pool: s.Pool, Addr: s.Addr, Advertise: address, Meanwhile: e.Log.Follow}
 	if err := standby.Await(app); err != nil {
 		return err
 	}
@@ -138,6 +142,23 @@ func (s EventStore) lead(app *run.App, e *Events) error {
 	case <-app.Context().Done():
 		return context.Cause(app.Context())
 	}
+}
+
+// advertised is where other instances reach this one: as the settings say, else at the address it serves at, which on all addresses is the one that
+// the database sees.
+func (s EventStore) advertised(ctx context.Context) (string, error) {
+	if s.Advertise != "" {
+		return s.Advertise, nil
+	}
+	host, port, err := net.SplitHostPort(s.Addr)
+	if err != nil {
+		return "", fmt.Errorf("address %q: %w", s.Addr, err)
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return s.Addr, nil
+	}
+	err = s.Pool.QueryRow(ctx, `SELECT coalesce(host(inet_client_addr()), '127.0.0.1')`).Scan(&host)
+	return net.JoinHostPort(host, port), espg.Classify("find this instance's address", err)
 }
 
 // Fresh returns once the database has all events that the store had when it was called.

@@ -96,7 +96,7 @@ func loadCluster(path string, files filesys.FileSystem) (*cluster, error) {
 }
 
 // overlays are the kustomizations that the tests build.
-var overlays = []string{"base", "overlays/example"}
+var overlays = []string{"base", "overlays/example", "overlays/kafka-store"}
 
 func eachCluster(t *testing.T, check func(*testing.T, *cluster)) {
 	t.Helper()

@@ -63,6 +63,9 @@ func (p program) known() []string {
 	if p.database != "" {
 		names = append(names, "BILLING_KAFKA_PARTITIONS", "BILLING_KAFKA_REPLICATION")
 	}
+	if p.database == programs["account"].database {
+		names = append(names, "BILLING_EVENT_STORE", "BILLING_EVENT_STORE_DIR", "BILLING_ADVERTISE")
+	}
 	if p.database == programs["transaction"].database {
 		names = append(names, "BILLING_LATENCY_TARGET")
 	}
