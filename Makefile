@@ -27,8 +27,8 @@ bin/billing:
 	@go build -o bin/billing ./deploy/local/cmd/billing
 
 .PHONY: build
-build: ## Build the four services and the all-in-one binary into bin/
-	@for s in $(SERVICES); do go build -o bin/ ./services/$$s || exit 1; done
+build: ## Build the four services, the all-in-one binary and the operators' tool into bin/
+	@for s in $(SERVICES) edge/cmd/billing-events; do go build -o bin/ ./services/$$s || exit 1; done
 	@go build -o bin/billing ./deploy/local/cmd/billing
 
 ##@ Check

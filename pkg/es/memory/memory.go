@@ -3,6 +3,7 @@ package memory
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"sort"
 	"sync"
@@ -91,19 +92,12 @@ func (s *Store) append(streams []es.Append) error {
 		if len(a.Events) == 0 {
 			continue
 		}
-		h := s.heads[a.Stream]
-		if h == nil {
-			h = &head{}
-			s.heads[a.Stream] = h
-		}
+		var h *head
 		for range a.Events {
 			e := events[0]
 			events = events[1:]
 			e.Position, e.RecordedAt = int64(len(s.events)+1), now
-			s.byID[e.ID] = len(s.events)
-			h.at = append(h.at, len(s.events))
-			s.events = append(s.events, e)
-			h.Version = e.Version
+			h = s.add(e)
 		}
 		if a.Snapshot != nil {
 			h.Snapshot, h.SnapshotVersion = a.Snapshot, h.Version
@@ -113,6 +107,39 @@ func (s *Store) append(streams []es.Append) error {
 		}
 	}
 	return nil
+}
+
+// Import writes events of another store, at the positions and with the times that they have there. They must follow what is here.
+func (s *Store) Import(ctx context.Context, events []es.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range events {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Position != int64(len(s.events)+1) || e.Version != s.head(e.Stream).Version+1 {
+			return fmt.Errorf("import %s: position %d, version %d does not follow position %d, version %d", e.Stream, e.Position, e.Version, len(s.events), s.head(e.Stream).Version)
+		}
+		if _, known := s.byID[e.ID]; known {
+			return &es.DuplicateError{Stream: e.Stream, IDs: []string{e.ID}}
+		}
+		s.add(e)
+	}
+	return nil
+}
+
+// add adds an event to its stream.
+func (s *Store) add(e es.Event) *head {
+	h := s.heads[e.Stream]
+	if h == nil {
+		h = &head{}
+		s.heads[e.Stream] = h
+	}
+	s.byID[e.ID] = len(s.events)
+	h.at = append(h.at, len(s.events))
+	s.events = append(s.events, e)
+	h.Version = e.Version
+	return h
 }
 
 func (s *Store) head(st es.Stream) es.Head {
