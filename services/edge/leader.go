@@ -96,7 +96,7 @@ func (s Standby) keep(app *run.App, me espg.Leader) {
 			now, err := espg.Lead(ctx, s.Pool, me, leadTTL)
 			switch {
 			case ctx.Err() != nil:
-				return nil
+				return nil //nolint:nilerr // that is how it is to end
 			case err != nil: // nobody else can take over meanwhile
 				app.Log.Warn("the lead is not renewed", "error", err)
 			case now.Holder != me.Holder:

@@ -17,8 +17,9 @@ import (
 // state is what the log says up to an offset, on the local disk, by stream, id and position. It is written behind the log, never before it,
 // and may be thrown away at any time: the log makes it anew. One writer; reads are safe beside it.
 type state struct {
-	db *pebble.DB
-	at mark
+	db     *pebble.DB
+	at     mark
+	decode func([]byte) (es.Event, error)
 }
 
 // mark is how far a state is.
@@ -44,21 +45,21 @@ const (
 // bloomBits is how many bits of filter each key gets: one in a hundred keys that are not there is looked for all the same.
 const bloomBits = 10
 
-// openState opens the state of a log in a directory. What is there of another log, or cannot be read, is removed.
-func openState(dir, log string) (*state, error) {
-	s, err := tryState(dir, log)
+// openState opens the state of a log in a directory; decode reads an event's JSON. What is there of another log, or cannot be read, is removed.
+func openState(dir, log string, decode func([]byte) (es.Event, error)) (*state, error) {
+	s, err := tryState(dir, log, decode)
 	if err == nil {
 		return s, nil
 	}
 	if removeErr := os.RemoveAll(dir); removeErr != nil {
 		return nil, errors.Join(err, removeErr)
 	}
-	return tryState(dir, log)
+	return tryState(dir, log, decode)
 }
 
 var errOtherLog = errors.New("the state is of another log")
 
-func tryState(dir, log string) (*state, error) {
+func tryState(dir, log string, decode func([]byte) (es.Event, error)) (*state, error) {
 	o := &pebble.Options{Logger: quiet{}}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits) // most ids and streams that are asked for are not there
@@ -67,7 +68,7 @@ func tryState(dir, log string) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the local state: %w", err)
 	}
-	s := &state{db: db, at: mark{Log: log}}
+	s := &state{db: db, at: mark{Log: log}, decode: decode}
 	value, found, err := s.get([]byte{keyMark})
 	if err == nil && found {
 		err = json.Unmarshal(value, &s.at)
@@ -192,8 +193,8 @@ func (s *state) knows(id string) (bool, error) {
 }
 
 // event reads what a key of keyEvent holds.
-func event(value []byte) (es.Event, error) {
-	e, err := es.Decode(value[16:])
+func (s *state) event(value []byte) (es.Event, error) {
+	e, err := s.decode(value[16:])
 	e.Position, e.RecordedAt = number(value), time.UnixMicro(number(value[8:])).UTC()
 	return e, err
 }
@@ -208,7 +209,7 @@ func (s *state) load(stream es.Stream, after int64, limit int) ([]es.Event, erro
 	}
 	var events []es.Event
 	for ok := it.First(); ok && (limit <= 0 || len(events) < limit); ok = it.Next() {
-		e, err := event(append([]byte(nil), it.Value()...))
+		e, err := s.event(append([]byte(nil), it.Value()...))
 		if err != nil {
 			return nil, errors.Join(err, it.Close())
 		}
@@ -256,7 +257,7 @@ func (s *state) behind(key []byte) (e es.Event, found bool, err error) {
 	if err != nil {
 		return e, false, err
 	}
-	e, err = event(value)
+	e, err = s.event(value)
 	return e, err == nil, err
 }
 

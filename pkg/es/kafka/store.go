@@ -74,11 +74,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := openState(filepath.Join(o.Dir, o.Topic), id)
-	if err != nil {
+	s := &Store{opts: o, leading: make(chan struct{})}
+	if s.state, err = openState(filepath.Join(o.Dir, o.Topic), id, s.recall.Decode); err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, state: st, leading: make(chan struct{})}
 	s.appends = batch.New(batch.Options{BatchMax: groupMax}, s.flush)
 	s.asks = batch.New(batch.Options{BatchMax: 4096, FlightMax: 2}, s.held)
 	s.clocks = batch.New(batch.Options{BatchMax: 4096}, s.vouch)
@@ -166,12 +165,12 @@ func (s *Store) lock(change func()) {
 // Follow reads the log into the local state, as it grows, until ctx ends: a process that may lead later, and then has little left to read.
 // It does not answer meanwhile, and returns an error only where the state is broken.
 func (s *Store) Follow(ctx context.Context) error {
-	for ctx.Err() == nil {
+	for {
 		err := s.readTo(ctx, math.MaxInt64)
-		if ctx.Err() != nil {
-			break
-		}
-		if errors.Is(err, errState) {
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // that is how it is to end
+		case errors.Is(err, errState):
 			return err
 		}
 		s.opts.Log.Warn("the log cannot be followed", "topic", s.opts.Topic, "error", err)
@@ -180,7 +179,6 @@ func (s *Store) Follow(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	return nil
 }
 
 // catchUp reads the log to an offset.
@@ -267,12 +265,12 @@ func (s *Store) startOver() error {
 	if err := s.state.close(); err != nil {
 		return err
 	}
-	st, err := openState(dir, "") // not the log's: it is removed
+	st, err := openState(dir, "", s.recall.Decode) // not the log's: it is removed
 	if err == nil {
 		err = st.close()
 	}
 	if err == nil {
-		st, err = openState(dir, id)
+		st, err = openState(dir, id, s.recall.Decode)
 	}
 	if err != nil {
 		return err

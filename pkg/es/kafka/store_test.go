@@ -151,7 +151,7 @@ func TestTheStateIsMadeAgainFromTheLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err := openState(filepath.Join(o.Dir, o.Topic), id)
+		st, err := openState(filepath.Join(o.Dir, o.Topic), id, es.Decode)
 		if err != nil {
 			t.Fatal(err)
 		}

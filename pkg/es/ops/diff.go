@@ -78,7 +78,7 @@ func (t Topics) read(ctx context.Context, seen *pebble.DB, say Progress) error {
 			return err
 		}
 		for p, end := range ends {
-			tail, err := kafka.NewTail(t.Kafka, topic, int32(p), 0) //nolint:gosec // a partition
+			tail, err := kafka.NewTail(t.Kafka, topic, int32(p), 0)
 			if err != nil {
 				return err
 			}

@@ -113,7 +113,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	for {
 		err := r.copy(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // that is how it is to end
+			return nil
 		}
 		var notNext *NotNextError
 		if errors.As(err, &notNext) { // another process copies too
