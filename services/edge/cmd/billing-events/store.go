@@ -77,24 +77,13 @@ func (s *store) stream(ctx context.Context, st es.Stream, after int64) iter.Seq2
 			}
 			return
 		}
-		const pageMax = 500
 		from := espg.New(s.pool, espg.Options{})
-		for {
-			page, err := from.Load(ctx, st, after, pageMax)
-			if err != nil {
-				yield(es.Event{}, err)
-				return
-			}
-			for _, e := range page {
-				if !yield(e, nil) {
-					return
-				}
-				after = e.Version
-			}
-			if len(page) < pageMax {
-				return
-			}
+		heads, err := from.Heads(ctx, []es.Stream{st})
+		if err != nil {
+			yield(es.Event{}, err)
+			return
 		}
+		es.Between(ctx, from, st, after, heads[0].Version)(yield)
 	}
 }
 
