@@ -196,9 +196,21 @@ func (e *Events) Behind(handle func(ctx context.Context, events []es.Event) erro
 		for _, x := range events {
 			versions[x.Stream] = max(versions[x.Stream], x.Version)
 		}
-		if err := e.Replica.AwaitVersions(ctx, versions); err != nil {
+		if err := e.Replica.AwaitVersions(ctx, versions); err != nil && !e.lacks(ctx, versions) {
 			return err
 		}
-		return handle(ctx, events)
+		return handle(ctx, events) // of what nobody has committed it is the projection that says so
 	}
+}
+
+// lacks reports whether the store itself does not have some of these versions.
+func (e *Events) lacks(ctx context.Context, versions map[es.Stream]int64) bool {
+	streams := slices.Collect(maps.Keys(versions))
+	heads, err := e.Heads(ctx, streams)
+	for i, h := range heads {
+		if h.Version < versions[streams[i]] {
+			return err == nil
+		}
+	}
+	return false
 }

@@ -324,11 +324,12 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 	return end, nil
 }
 
-// advance moves the log's end. A store with inline tables fails where those are not there yet: see CatchUp.
+// advance moves the log's end. It fails where the database is a copy of another store, and where there are inline tables that are not up to it: see
+// Leads and CatchUp.
 func (s *Store) advance() string {
-	inlined, require := "inlined", "true"
+	inlined, require := "inlined", "follows = ''"
 	if s.inline != nil {
-		inlined, require = "inlined + $1", "inlined = position"
+		inlined, require = "inlined + $1", "follows = '' AND inlined = position"
 	}
 	return "UPDATE es_log SET position = position + $1, inlined = " + inlined + ", recorded_at = greatest(recorded_at + '1 microsecond', clock_timestamp())" +
 		" RETURNING position, es_require(" + require + ")"

@@ -183,6 +183,11 @@ func TestReplicaOfAnotherHistory(t *testing.T) {
 	if err := counting(pool).Leads(t.Context()); !errors.As(err, &follows) || follows.Name != "one" {
 		t.Errorf("a copy: %v", err)
 	}
+	for _, to := range []*postgres.Store{counting(pool), postgres.New(pool, postgres.Options{})} {
+		if err := happened(t.Context(), to, st, 3, 1); err == nil {
+			t.Error("appended to a copy")
+		}
+	}
 	if err := errors.Join(counting(pool).Promote(t.Context()), counting(pool).Leads(t.Context())); err != nil {
 		t.Errorf("a copy that was promoted: %v", err)
 	}
