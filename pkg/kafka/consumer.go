@@ -88,6 +88,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	conf.ChannelBufferSize = cfg.BatchMax // what may wait for one call
 	conf.Net.ReadTimeout = 2 * rebalanceTimeout
 	conf.Consumer.Return.Errors = true
+	conf.Consumer.IsolationLevel = sarama.ReadCommitted // an event store's log has what was begun and never committed, too
 	conf.Consumer.MaxWaitTime = fetchWait
 	conf.Consumer.Fetch.Min = 1
 	if cfg.Linger > 0 {

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -196,10 +197,13 @@ func (e *Events) Behind(handle func(ctx context.Context, events []es.Event) erro
 		for _, x := range events {
 			versions[x.Stream] = max(versions[x.Stream], x.Version)
 		}
-		if err := e.Replica.AwaitVersions(ctx, versions); err != nil && !e.lacks(ctx, versions) {
+		if err := e.Replica.AwaitVersions(ctx, versions); err != nil {
+			if e.lacks(ctx, versions) {
+				return errors.New("events that nobody has committed") // asking again does not help: their lanes are parked
+			}
 			return err
 		}
-		return handle(ctx, events) // of what nobody has committed it is the projection that says so
+		return handle(ctx, events)
 	}
 }
 

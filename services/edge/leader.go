@@ -71,6 +71,9 @@ func (s Standby) Await(app *run.App) error {
 			}
 		}
 		if err == nil {
+			if now.Address == me.Address {
+				now.Address = "" // this process's own, of before it was started again: its turn has not ended yet
+			}
 			serving.lead(now.Address)
 		}
 		select {
@@ -148,9 +151,11 @@ func (f *forwarder) lead(address string) {
 	if f.conn != nil {
 		_ = f.conn.Close()
 	}
+	if f.conn, f.address = nil, address; address == "" {
+		return
+	}
 	// An address that cannot be read has no connection: its calls say so.
 	f.conn, _ = grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	f.address = address
 }
 
 func (f *forwarder) leader(context.Context) (*grpc.ClientConn, error) {

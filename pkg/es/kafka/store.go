@@ -50,6 +50,7 @@ var ErrNotLeading = errors.New("this process does not lead the log")
 // Store is an es.Store. It answers while Lead runs. Safe for concurrent use.
 type Store struct {
 	opts    Options
+	id      string // the topic's
 	recall  es.Recall
 	appends *batch.Queue[[]es.Append, struct{}]
 	asks    *batch.Queue[struct{}, struct{}] // whether it still leads
@@ -74,7 +75,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, leading: make(chan struct{})}
+	s := &Store{opts: o, id: id, leading: make(chan struct{})}
 	if s.state, err = openState(filepath.Join(o.Dir, o.Topic), id, s.recall.Decode); err != nil {
 		return nil, err
 	}
@@ -93,7 +94,7 @@ func (s *Store) Close(ctx context.Context) error {
 func (s *Store) Decode(b []byte) (es.Event, error) { return s.recall.Decode(b) }
 
 // Name is the log's: its topic and the topic's id, which another topic of that name does not have.
-func (s *Store) Name() string { return s.opts.Topic + " " + s.state.at.Log }
+func (s *Store) Name() string { return s.opts.Topic + " " + s.id }
 
 // Leading is closed once the store leads, for the first time.
 func (s *Store) Leading() <-chan struct{} { return s.leading }

@@ -96,7 +96,7 @@ func logOf(t *testing.T, cfg kafka.Config, topic string) *eskafka.Store {
 type target struct{ *postgres.Store }
 
 func (x target) Import(ctx context.Context, events []es.Event) error {
-	return x.Store.Import(ctx, events, true)
+	return x.Store.Import(ctx, events, postgres.ImportOptions{Published: true})
 }
 
 // fill appends n events of all sorts to some streams.

@@ -327,11 +327,11 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 // advance moves the log's end. It fails where the database is a copy of another store, and where there are inline tables that are not up to it: see
 // Leads and CatchUp.
 func (s *Store) advance() string {
-	inlined, require := "inlined", "follows = ''"
+	require := "follows = ''"
 	if s.inline != nil {
-		inlined, require = "inlined + $1", "follows = '' AND inlined = position"
+		require += " AND not_inlined = 0"
 	}
-	return "UPDATE es_log SET position = position + $1, inlined = " + inlined + ", recorded_at = greatest(recorded_at + '1 microsecond', clock_timestamp())" +
+	return "UPDATE es_log SET position = position + $1, recorded_at = greatest(recorded_at + '1 microsecond', clock_timestamp())" +
 		" RETURNING position, es_require(" + require + ")"
 }
 

@@ -26,10 +26,15 @@ func (e *NotNextError) Error() string {
 // Unwrap returns what the database said.
 func (e *NotNextError) Unwrap() error { return e.Err }
 
+// ImportOptions say what events are imported from.
+type ImportOptions struct {
+	Published bool   // the other store has published them: the relay sends none
+	Follows   string // what the database must follow, as Begin noted it; empty = it must follow nothing
+}
+
 // Import writes events of another store at the positions, and with the times, that they have there: all or none. They must follow what the
-// database has, else it returns a *NotNextError. What is inline commits with them. Of events that are published already, the other store having
-// published them, the relay sends none.
-func (s *Store) Import(ctx context.Context, events []es.Event, published bool) error {
+// database has, else it returns a *NotNextError. What is inline commits with them.
+func (s *Store) Import(ctx context.Context, events []es.Event, o ImportOptions) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -39,8 +44,8 @@ func (s *Store) Import(ctx context.Context, events []es.Event, published bool) e
 	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	i.queue(b, s.inline != nil)
-	if published {
+	i.queue(b, s.inline != nil, o.Follows)
+	if o.Published {
 		// One batch of all there is, delivered: no relay takes old ones away.
 		b.Queue("UPDATE outbox_relay SET position = $1, processed_at = clock_timestamp()", i.last())
 		b.Queue("DELETE FROM outbox_batch WHERE from_position <> 1")
@@ -68,7 +73,7 @@ func (s *Store) Import(ctx context.Context, events []es.Event, published bool) e
 	if err != nil {
 		return Classify("import", err)
 	}
-	if !published {
+	if !o.Published {
 		s.recent.add(i.committed)
 		select {
 		case s.committed <- struct{}{}:
@@ -126,10 +131,10 @@ func newImported(events []es.Event) (*imported, error) {
 func (i *imported) first() int64 { return i.positions[0] }
 func (i *imported) last() int64  { return i.positions[len(i.positions)-1] }
 
-func (i *imported) queue(b *pgx.Batch, inline bool) {
-	b.Queue(`WITH moved AS (UPDATE es_log SET position = $1, recorded_at = greatest(recorded_at, $2), inlined = CASE WHEN $4 THEN $1 ELSE inlined END
-	             WHERE position = $3 AND (NOT $4 OR inlined = $3) RETURNING 1)
-	         SELECT es_require(count(*) = 1) FROM moved`, i.last(), i.recorded[len(i.recorded)-1], i.first()-1, inline)
+func (i *imported) queue(b *pgx.Batch, inline bool, follows string) {
+	b.Queue(`WITH moved AS (UPDATE es_log SET position = $1, recorded_at = greatest(recorded_at, $2), not_inlined = not_inlined + CASE WHEN $4 THEN 0 ELSE $1 - $3 END
+	             WHERE position = $3 AND follows = $5 AND (NOT $4 OR not_inlined = 0) RETURNING 1)
+	         SELECT es_require(count(*) = 1) FROM moved`, i.last(), i.recorded[len(i.recorded)-1], i.first()-1, inline, follows)
 	b.Queue(`INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
 	         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::timestamptz[], $9::bytea[])`,
 		i.positions, i.ids, i.types, i.streams, i.versions, i.names, i.correlated, i.recorded, i.payloads)
@@ -151,7 +156,7 @@ func (s *Store) CatchUp(ctx context.Context) error {
 		done := false
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			var at, end int64
-			if err := tx.QueryRow(ctx, `SELECT inlined, position FROM es_log FOR UPDATE`).Scan(&at, &end); err != nil {
+			if err := tx.QueryRow(ctx, `SELECT position - not_inlined, position FROM es_log FOR UPDATE`).Scan(&at, &end); err != nil {
 				return err
 			}
 			if done = at == end; done {
@@ -172,7 +177,7 @@ func (s *Store) CatchUp(ctx context.Context) error {
 			if err := s.inline(b, events); err != nil {
 				return fmt.Errorf("inline: %w", err)
 			}
-			b.Queue(`UPDATE es_log SET inlined = $1`, events[len(events)-1].Position)
+			b.Queue(`UPDATE es_log SET not_inlined = position - $1`, events[len(events)-1].Position)
 			return tx.SendBatch(ctx, b).Close()
 		})
 		if err != nil || done {

@@ -28,6 +28,7 @@ type Replica struct {
 
 	mu    sync.Mutex
 	at    int64         // position up to which the database has everything
+	last  string        // id of the event there
 	moved chan struct{} // closed, and made anew, when at moves
 }
 
@@ -71,22 +72,35 @@ func (r *Replica) Begin(ctx context.Context) error {
 	if at > end {
 		return &OtherHistoryError{r.Name, at, fmt.Sprintf("it ends at position %d", end)}
 	}
-	if at > 0 {
-		ours, err := newest(ctx, r.To, at)
-		if err != nil {
-			return err
-		}
-		theirs, err := newest(ctx, r.From, at)
-		if err != nil {
-			return err
-		}
-		if ours.ID != theirs.ID {
-			return &OtherHistoryError{r.Name, at, fmt.Sprintf("it has event %s there, and the database %s", theirs.ID, ours.ID)}
-		}
+	last, err := r.same(ctx, at)
+	if err != nil {
+		return err
 	}
-	_, err = r.To.pool.Exec(ctx, `UPDATE es_log SET follows = $1`, r.Name)
-	r.reached(at)
+	tag, err := r.To.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE position = $2`, r.Name, at)
+	if err == nil && tag.RowsAffected() != 1 {
+		err = &es.UnavailableError{Op: "note what is followed", Err: fmt.Errorf("something else writes to the database")}
+	}
+	r.reached(at, last)
 	return Classify("note what is followed", err)
+}
+
+// same wants both to have the same event at a position, and returns its id.
+func (r *Replica) same(ctx context.Context, at int64) (id string, err error) {
+	if at == 0 {
+		return "", nil
+	}
+	ours, err := newest(ctx, r.To, at)
+	if err != nil {
+		return "", err
+	}
+	theirs, err := newest(ctx, r.From, at)
+	if err != nil {
+		return "", err
+	}
+	if ours.ID != theirs.ID {
+		return "", &OtherHistoryError{r.Name, at, fmt.Sprintf("it has event %s there, and the database %s", theirs.ID, ours.ID)}
+	}
+	return ours.ID, nil
 }
 
 func newest(ctx context.Context, s es.Store, position int64) (es.Event, error) {
@@ -104,7 +118,8 @@ func (r *Replica) Wake() {
 	}
 }
 
-// Run copies until ctx ends. What does not work is tried again.
+// Run copies until ctx ends. What does not work is tried again; a store that turns out to have another history than the database is an
+// *OtherHistoryError.
 func (r *Replica) Run(ctx context.Context) error {
 	again := backoff.NewExponentialBackOff()
 	again.InitialInterval, again.MaxInterval = 50*time.Millisecond, 2*time.Second
@@ -115,15 +130,17 @@ func (r *Replica) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		var other *OtherHistoryError
+		if errors.As(err, &other) {
+			return err
+		}
 		var notNext *NotNextError
-		if errors.As(err, &notNext) { // another process copies too
-			var at int64
-			if at, err = r.To.End(ctx); err == nil && at < notNext.First {
-				err = notNext
-			}
-			if err == nil {
-				r.reached(at)
+		if errors.As(err, &notNext) { // another process copies too, or something that does not know the inline tables did
+			if err = r.look(ctx, notNext); err == nil {
 				continue
+			}
+			if errors.As(err, &other) {
+				return err
 			}
 		}
 		wake := r.wake
@@ -144,43 +161,75 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 }
 
-// copy copies all that there is.
+// look finds out how far the database is, where what was to be copied does not follow.
+func (r *Replica) look(ctx context.Context, notNext *NotNextError) error {
+	if err := r.To.CatchUp(ctx); err != nil {
+		return err
+	}
+	at, err := r.To.End(ctx)
+	if err != nil {
+		return err
+	}
+	if at < notNext.First {
+		return notNext
+	}
+	last, err := r.same(ctx, at)
+	if err != nil {
+		return err
+	}
+	r.reached(at, last)
+	return nil
+}
+
+// copy copies all that there is. It reads the event that was copied last once more: a store that does not have it any more has lost what it had.
 func (r *Replica) copy(ctx context.Context) error {
 	for {
 		var (
 			page  []es.Event
 			bytes int
 		)
-		for e, err := range r.From.ReadAll(ctx, "", es.From{After: r.position()}) {
+		at, last := r.position()
+		found := at == 0
+		for e, err := range r.From.ReadAll(ctx, "", es.From{After: max(at-1, 0)}) {
 			if err != nil {
 				return err
+			}
+			if e.Position == at {
+				if found = e.ID == last; !found {
+					return &OtherHistoryError{r.Name, at, fmt.Sprintf("it has event %s there, and the database %s", e.ID, last)}
+				}
+				continue
 			}
 			page = append(page, e)
 			if bytes += len(e.Data); len(page) == replicaPage || bytes > replicaPageBytes {
 				break
 			}
 		}
+		if !found {
+			return &OtherHistoryError{r.Name, at, "it ends before that"}
+		}
 		if len(page) == 0 {
 			return nil
 		}
-		if err := r.To.Import(ctx, page, r.Published); err != nil {
+		if err := r.To.Import(ctx, page, ImportOptions{Published: r.Published, Follows: r.Name}); err != nil {
 			return err
 		}
-		r.reached(page[len(page)-1].Position)
+		r.reached(page[len(page)-1].Position, page[len(page)-1].ID)
 	}
 }
 
-func (r *Replica) position() int64 {
+// position is how far the database is, and the id of the event there.
+func (r *Replica) position() (at int64, last string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.at
+	return r.at, r.last
 }
 
-func (r *Replica) reached(at int64) {
+func (r *Replica) reached(at int64, last string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if at > r.at {
-		r.at = at
+		r.at, r.last = at, last
 		close(r.moved)
 		r.moved = make(chan struct{})
 	}
@@ -192,7 +241,7 @@ func (r *Replica) Await(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.until(ctx, func() (bool, error) { return r.position() >= end, nil })
+	return r.until(ctx, func() (bool, error) { at, _ := r.position(); return at >= end, nil })
 }
 
 // AwaitVersions returns once the database has the streams at these versions.

@@ -61,6 +61,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	watches := edge.NewWatches(app.Context())
 	store := espg.New(pool, espg.Options{Inline: readmodel.Inline})
+	if err := store.CatchUp(app.Context()); err != nil {
+		return err
+	}
 	secret, err := store.Secret(app.Context())
 	if err != nil {
 		return err

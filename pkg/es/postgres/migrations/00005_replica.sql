@@ -4,10 +4,9 @@
 -- histories of one.
 ALTER TABLE es_log ADD COLUMN follows text NOT NULL DEFAULT '';
 
--- Position up to which the events are in the tables that are inline, where the service has such: behind the log's end after events were copied
--- here by something that does not know them.
-ALTER TABLE es_log ADD COLUMN inlined bigint NOT NULL DEFAULT 0;
-UPDATE es_log SET inlined = position;
+-- How many of the newest events are not in the tables that are inline: more than none after events were copied here by something that does not
+-- know them.
+ALTER TABLE es_log ADD COLUMN not_inlined bigint NOT NULL DEFAULT 0;
 
 -- One row: who leads an event store that has one leader, and where the others send their requests.
 CREATE TABLE es_leader (

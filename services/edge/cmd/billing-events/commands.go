@@ -210,7 +210,7 @@ func (c *copyCmd) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer to.close()
-	target, done, err := to.target(ctx, c.Replication)
+	target, done, err := to.target(ctx, from, c.Replication)
 	if err != nil {
 		return err
 	}

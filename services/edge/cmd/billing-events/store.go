@@ -125,20 +125,44 @@ func (s *store) follow(ctx context.Context, aggregateType string, from es.From) 
 }
 
 // imported is a database that events are copied to.
-type imported struct{ *espg.Store }
+type imported struct {
+	*espg.Store
+	follows string
+}
 
 // Import has events published as they are elsewhere, or not at all: a copy is no occasion to publish everything again.
 func (i imported) Import(ctx context.Context, events []es.Event) error {
-	return i.Store.Import(ctx, events, true)
+	return i.Store.Import(ctx, events, espg.ImportOptions{Published: true, Follows: i.follows})
+}
+
+// asTarget prepares a database that no service runs on. What is copied from a log follows it, until it is promoted.
+func (s *store) asTarget(ctx context.Context, from *store) (ops.Target, error) {
+	if err := migrate.Up(ctx, s.pool, espg.Migrations, espg.MigrationsTable); err != nil {
+		return nil, err
+	}
+	var serving bool
+	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox_relay WHERE leased_until > clock_timestamp()) OR EXISTS (SELECT FROM es_leader WHERE leased_until > clock_timestamp())`).Scan(&serving)
+	if err != nil {
+		return nil, espg.Classify("ask whether a service runs on the database", err)
+	}
+	if serving {
+		return nil, errors.New("a service runs on the database: stop it first (one that was killed is seen for 5 s)")
+	}
+	to := imported{Store: espg.New(s.pool, espg.Options{})}
+	if from.pool == nil {
+		to.follows = "copied from " + from.topic
+		if _, err := s.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE position = 0`, to.follows); err != nil {
+			return nil, espg.Classify("note what is followed", err)
+		}
+	}
+	return to, nil
 }
 
 // target opens the store to be written to.
-func (s *store) target(ctx context.Context, replication int16) (_ ops.Target, done func() error, err error) {
+func (s *store) target(ctx context.Context, from *store, replication int16) (_ ops.Target, done func() error, err error) {
 	if s.pool != nil {
-		if err := migrate.Up(ctx, s.pool, espg.Migrations, espg.MigrationsTable); err != nil {
-			return nil, nil, err
-		}
-		return imported{espg.New(s.pool, espg.Options{})}, func() error { return nil }, nil
+		to, err := s.asTarget(ctx, from)
+		return to, func() error { return nil }, err
 	}
 	if err := kafka.EnsureTopics(ctx, s.kafka, eskafka.Topic(s.topic, replication)); err != nil {
 		return nil, nil, err
