@@ -200,3 +200,48 @@ func TestTopicID(t *testing.T) {
 	eventually(t, "the topic is made anew", func() bool { return EnsureTopics(ctx, cfg, Topic{Name: topic, Partitions: 1}) == nil })
 	eventually(t, "it has another id", func() bool { other, err := TopicID(ctx, cfg, topic); return err == nil && other != id })
 }
+
+// What a writer that died had begun, and never committed, reaches no consumer.
+func TestConsumersReadWhatIsCommitted(t *testing.T) {
+	cfg := testConfig(t)
+	topic := testTopic(t, cfg, 1)
+	ctx := testContext(t)
+	a := claim(t, cfg, topic)
+	if err := a.begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	batch, _, err := a.batch(texts(1, "begun "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.produce(batch); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	commitAll(t, claim(t, cfg, topic), texts(1, "committed "))
+	got := make(chan string, 10)
+	c, err := NewConsumer(ConsumerConfig{Config: cfg, Group: topic, Topics: []string{topic}, Handle: func(_ context.Context, messages []Message) error {
+		for _, m := range messages {
+			got <- string(m.Value)
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(running) }()
+	select {
+	case first := <-got:
+		if first != "committed 0" {
+			t.Errorf("a consumer reads %q", first)
+		}
+	case <-ctx.Done():
+		t.Error("a consumer reads nothing")
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

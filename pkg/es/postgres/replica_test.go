@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -321,5 +322,67 @@ func TestInlineTablesCatchUp(t *testing.T) {
 	var n, inlined, end int64
 	if err := pool.QueryRow(t.Context(), `SELECT n, position - not_inlined, position FROM counted, es_log`).Scan(&n, &inlined, &end); err != nil || n != 2503 || inlined != 2503 || end != 2503 {
 		t.Errorf("%d inline up to position %d of %d (%v), want 2503", n, inlined, end, err)
+	}
+}
+
+// losing is a store that loses what it had.
+type losing struct {
+	es.Store
+	mu  sync.Mutex
+	now es.Store
+}
+
+func (l *losing) store() es.Store {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now
+}
+
+func (l *losing) End(ctx context.Context) (int64, error) { return l.store().End(ctx) }
+
+func (l *losing) ReadAll(ctx context.Context, aggregateType string, from es.From) iter.Seq2[es.Event, error] {
+	return l.store().ReadAll(ctx, aggregateType, from)
+}
+
+// A store that has lost events which the database has, such as a log on brokers that lost power, is not followed any further: whether it has ended
+// earlier, or has gone on with others.
+func TestReplicaOfAStoreThatLosesEvents(t *testing.T) {
+	for _, others := range []int{0, 2, 5, 9} {
+		pool, st := migrated(t), es.Stream{Type: "Test", ID: "a"}
+		whole, rest := memory.New(), memory.New()
+		if err := happened(t.Context(), whole, st, 0, 5); err != nil {
+			t.Fatal(err)
+		}
+		if others > 0 {
+			if err := happened(t.Context(), rest, st, 0, others); err != nil {
+				t.Fatal(err)
+			}
+		}
+		source := &losing{now: whole}
+		r := replica(pool, source, "log", true)
+		if err := r.Begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(t.Context()) }()
+		if err := r.Await(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		source.mu.Lock()
+		source.now = rest
+		source.mu.Unlock()
+		r.Wake()
+		var history *postgres.OtherHistoryError
+		select {
+		case err := <-ended:
+			if !errors.As(err, &history) || history.Position != 5 {
+				t.Errorf("%d others: %v", others, err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%d others: it is followed on", others)
+		}
+		if end, err := counting(pool).End(t.Context()); err != nil || end != 5 {
+			t.Errorf("%d others: the copy ends at %d (%v)", others, end, err)
+		}
 	}
 }
