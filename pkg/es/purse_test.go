@@ -12,7 +12,6 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
 	"example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/pgtest"
 )
 
@@ -187,10 +186,6 @@ func refused(err error, reason string) bool {
 func eachStore(t *testing.T, test func(*testing.T, es.Store)) {
 	t.Run("memory", func(t *testing.T) { test(t, memory.New()) })
 	t.Run("postgres", func(t *testing.T) {
-		pool := pgtest.Pool(t)
-		if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
-			t.Fatal(err)
-		}
-		test(t, postgres.New(pool, postgres.Options{}))
+		test(t, postgres.New(pgtest.Migrated(t, postgres.Migrations, postgres.MigrationsTable), postgres.Options{}))
 	})
 }

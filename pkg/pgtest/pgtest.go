@@ -3,6 +3,7 @@ package pgtest
 
 import (
 	"context"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/migrate"
 )
 
 // Env names the variable with the server's DSN; `make test` sets it.
@@ -49,6 +52,16 @@ func Pool(t testing.TB) *pgxpool.Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
+	return pool
+}
+
+// Migrated opens a pool on a database of the test's own that migrations were applied to; table records which.
+func Migrated(t testing.TB, migrations fs.FS, table string) *pgxpool.Pool {
+	t.Helper()
+	pool := Pool(t)
+	if err := migrate.Up(context.Background(), pool, migrations, table); err != nil {
+		t.Fatal(err)
+	}
 	return pool
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/pgtest"
 )
 
@@ -22,10 +21,7 @@ const ended = time.Nanosecond // a lease that has ended when the next statement 
 // open is a store, and a table of effects.
 func open(t testing.TB) (*espg.Store, *pgxpool.Pool) {
 	t.Helper()
-	pool := pgtest.Pool(t)
-	if err := migrate.Up(t.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		t.Fatal(err)
-	}
+	pool := pgtest.Migrated(t, espg.Migrations, espg.MigrationsTable)
 	exec(t, pool, `CREATE TABLE effect (n bigserial PRIMARY KEY, position bigint, stream_id text, version bigint)`)
 	return espg.New(pool, espg.Options{}), pool
 }

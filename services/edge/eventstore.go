@@ -56,7 +56,7 @@ func RegisterEventStore(name string, open OpenStore) {
 // Events is a service's open event store. Where it is not the service's database, that holds a copy of the events.
 type Events struct {
 	es.Store
-	Copy    *espg.Store   // the database's tables of events: the store itself, or its copy
+	Tables  *espg.Store   // the database's tables of events: the store itself, or its copy
 	Replica *espg.Replica // keeps the copy; nil = the database is the store
 	Log     *eskafka.Store
 }
@@ -74,15 +74,15 @@ type EventStore struct {
 // Open opens the event store, and has the database follow it. Where the store has one leader it waits until this process is: until the app has to
 // stop, if need be, which is an error.
 func (s EventStore) Open(app *run.App) (*Events, error) {
-	e := &Events{Copy: espg.New(s.Pool, espg.Options{Inline: s.Inline})}
-	if err := e.Copy.CatchUp(app.Context()); err != nil {
+	e := &Events{Tables: espg.New(s.Pool, espg.Options{Inline: s.Inline})}
+	if err := e.Tables.CatchUp(app.Context()); err != nil {
 		return nil, err
 	}
 	name := s.EventStore
 	switch open := registered[s.EventStore]; {
 	case s.EventStore == StorePostgres:
-		e.Store = e.Copy
-		return e, e.Copy.Leads(app.Context())
+		e.Store = e.Tables
+		return e, e.Tables.RefuseCopy(app.Context())
 	case s.EventStore == StoreKafka:
 		if err := s.lead(app, e); err != nil {
 			return nil, err
@@ -104,7 +104,7 @@ func (s EventStore) Open(app *run.App) (*Events, error) {
 		}
 		e.Store = store
 	}
-	e.Replica = espg.NewReplica(espg.ReplicaConfig{To: e.Copy, From: e.Store, Name: name, Published: e.Log != nil, Log: app.Log})
+	e.Replica = espg.NewReplica(espg.ReplicaConfig{To: e.Tables, From: e.Store, Name: name, Published: e.Log != nil, Log: app.Log})
 	if err := e.Replica.Begin(app.Context()); err != nil {
 		return nil, err
 	}
@@ -170,8 +170,8 @@ func (e *Events) Fresh(ctx context.Context) error {
 	return e.Replica.Await(ctx)
 }
 
-// Committed tells the parts that follow of events that this process has committed.
-func (e *Events) Committed([]es.Event) {
+// Notify tells the copy that this process has committed events.
+func (e *Events) Notify([]es.Event) {
 	if e.Replica != nil {
 		e.Replica.Wake()
 	}
@@ -197,24 +197,33 @@ func (e *Events) Behind(handle func(ctx context.Context, events []es.Event) erro
 		for _, x := range events {
 			versions[x.Stream] = max(versions[x.Stream], x.Version)
 		}
+		if err := e.committed(ctx, versions); err != nil {
+			return err
+		}
 		if err := e.Replica.AwaitVersions(ctx, versions); err != nil {
-			if e.lacks(ctx, versions) {
-				return errors.New("events that nobody has committed") // asking again does not help: their lanes are parked
-			}
 			return err
 		}
 		return handle(ctx, events)
 	}
 }
 
-// lacks reports whether the store itself does not have some of these versions.
-func (e *Events) lacks(ctx context.Context, versions map[es.Stream]int64) bool {
+// errNotCommitted is of events on the topic that the store does not have: asking again does not help, so their lanes are parked.
+var errNotCommitted = errors.New("nobody has committed it")
+
+// committed wants the store to have these versions.
+func (e *Events) committed(ctx context.Context, versions map[es.Stream]int64) error {
+	if _, err := e.End(ctx); err != nil { // behind the commit that is under way, which may be theirs
+		return err
+	}
 	streams := slices.Collect(maps.Keys(versions))
 	heads, err := e.Heads(ctx, streams)
+	if err != nil {
+		return err
+	}
 	for i, h := range heads {
-		if h.Version < versions[streams[i]] {
-			return err == nil
+		if want := versions[streams[i]]; h.Version < want {
+			return fmt.Errorf("version %d of %s: %w", want, streams[i], errNotCommitted)
 		}
 	}
-	return false
+	return nil
 }

@@ -58,7 +58,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 		return nil, err
 	}
 	app.OnStop("kafka client", func(context.Context) error { return client.Close() })
-	outgoing := s.Events.Copy
+	outgoing := s.Events.Tables
 	relay := outbox.NewRelay(outbox.Config{
 		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: outgoing.Committed(), Recent: outgoing.Recent, Linger: s.Linger, Log: app.Log,
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -125,7 +126,7 @@ func compare(seen *pebble.DB, e es.Event) (kind string, err error) {
 		return "", err
 	}
 	value, closer, err := seen.Get([]byte(e.ID))
-	if err == pebble.ErrNotFound { //nolint:errorlint // it is never wrapped
+	if errors.Is(err, pebble.ErrNotFound) {
 		return Missing, nil
 	}
 	if err != nil {

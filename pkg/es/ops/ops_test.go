@@ -24,7 +24,6 @@ import (
 	"example.com/billing/pkg/es/ops"
 	"example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
-	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/outbox"
 	"example.com/billing/pkg/pgtest"
 )
@@ -53,16 +52,8 @@ func cluster(t *testing.T) kafka.Config {
 // database is one with the store's tables.
 func database(t *testing.T) (dsn string, pool *pgxpool.Pool) {
 	t.Helper()
-	dsn = pgtest.DSN(t)
-	pool, err := pgxpool.New(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
-		t.Fatal(err)
-	}
-	return dsn, pool
+	pool = pgtest.Migrated(t, postgres.Migrations, postgres.MigrationsTable)
+	return pool.Config().ConnString(), pool
 }
 
 // logOf is a Kafka store that leads an empty log.

@@ -325,7 +325,7 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 }
 
 // advance moves the log's end. It fails where the database is a copy of another store, and where there are inline tables that are not up to it: see
-// Leads and CatchUp.
+// RefuseCopy and CatchUp.
 func (s *Store) advance() string {
 	require := "follows = ''"
 	if s.inline != nil {

@@ -15,10 +15,7 @@ import (
 
 func open(t testing.TB) (*postgres.Store, *pgxpool.Pool) {
 	t.Helper()
-	pool := pgtest.Pool(t)
-	if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
-		t.Fatal(err)
-	}
+	pool := pgtest.Migrated(t, postgres.Migrations, postgres.MigrationsTable)
 	return postgres.New(pool, postgres.Options{}), pool
 }
 

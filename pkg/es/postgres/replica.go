@@ -291,8 +291,8 @@ func (e *FollowsError) Error() string {
 	return fmt.Sprintf("the database is a copy of the event store %q: run the service on that store, or make the copy the truth first", e.Name)
 }
 
-// Leads returns a *FollowsError if the database is a copy of another store: what is appended to it would not be there.
-func (s *Store) Leads(ctx context.Context) error {
+// RefuseCopy returns a *FollowsError if the database is a copy of another store: what is appended to it would not be there.
+func (s *Store) RefuseCopy(ctx context.Context) error {
 	var name string
 	if err := s.pool.QueryRow(ctx, `SELECT follows FROM es_log`).Scan(&name); err != nil {
 		return Classify("read what is followed", err)

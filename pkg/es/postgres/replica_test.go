@@ -18,20 +18,13 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
 	"example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/migrate"
-	"example.com/billing/pkg/pgtest"
 )
 
 // migrated is a database with the store's tables, and one that is inline.
 func migrated(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	pool := pgtest.Pool(t)
-	if err := migrate.Up(t.Context(), pool, postgres.Migrations, postgres.MigrationsTable); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := pool.Exec(t.Context(), `CREATE TABLE counted (n bigint NOT NULL); INSERT INTO counted VALUES (0)`); err != nil {
-		t.Fatal(err)
-	}
+	_, pool := open(t)
+	exec(t, pool, `CREATE TABLE counted (n bigint NOT NULL); INSERT INTO counted VALUES (0)`)
 	return pool
 }
 
@@ -154,7 +147,7 @@ func TestReplicaOfAnotherHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := counting(pool).Leads(t.Context()); err != nil {
+	if err := counting(pool).RefuseCopy(t.Context()); err != nil {
 		t.Fatalf("a database of its own: %v", err)
 	}
 	r := replica(pool, one, "one", true)
@@ -181,7 +174,7 @@ func TestReplicaOfAnotherHistory(t *testing.T) {
 		t.Errorf("the same store: %v", err)
 	}
 	var follows *postgres.FollowsError
-	if err := counting(pool).Leads(t.Context()); !errors.As(err, &follows) || follows.Name != "one" {
+	if err := counting(pool).RefuseCopy(t.Context()); !errors.As(err, &follows) || follows.Name != "one" {
 		t.Errorf("a copy: %v", err)
 	}
 	for _, to := range []*postgres.Store{counting(pool), postgres.New(pool, postgres.Options{})} {
@@ -189,7 +182,7 @@ func TestReplicaOfAnotherHistory(t *testing.T) {
 			t.Error("appended to a copy")
 		}
 	}
-	if err := errors.Join(counting(pool).Promote(t.Context()), counting(pool).Leads(t.Context())); err != nil {
+	if err := errors.Join(counting(pool).Promote(t.Context()), counting(pool).RefuseCopy(t.Context())); err != nil {
 		t.Errorf("a copy that was promoted: %v", err)
 	}
 	if err := happened(t.Context(), counting(pool), st, 3, 1); err != nil {

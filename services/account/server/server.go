@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	secret, err := store.Copy.Secret(app.Context())
+	secret, err := store.Tables.Secret(app.Context())
 	if err != nil {
 		return err
 	}
@@ -72,14 +72,14 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	executor, err := es.NewExecutor(account.Decider(), store.Store, es.ExecutorOptions{Notify: func(events []es.Event) {
 		watches.Hub.Notify(events)
-		store.Committed(events)
+		store.Notify(events)
 	}})
 	if err != nil {
 		return err
 	}
 	if store.Replica == nil { // else nobody else commits
 		app.Go("others' commits", func(ctx context.Context) error {
-			return store.Copy.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
+			return store.Tables.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
 				executor.Forget(events)
 				watches.Hub.Notify(events)
 			})

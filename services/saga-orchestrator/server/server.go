@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	})
 	checks, err := edge.Stream{
 		Service: "saga", Aggregate: orchestrator.AggregateType, Sources: []string{orchestrator.TransactionType}, Kafka: cfg.KafkaSettings,
-		Pool: pool, Events: &edge.Events{Store: events, Copy: events}, Linger: linger, Bus: &bus,
+		Pool: pool, Events: &edge.Events{Store: events, Tables: events}, Linger: linger, Bus: &bus,
 	}.Start(app)
 	if err != nil {
 		return err

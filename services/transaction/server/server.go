@@ -103,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	bus.OnProjection("transactions", transaction.AggregateType, transactions.Projection(store.Load).Handle)
 	checks, err := edge.Stream{
 		Service: "transaction", Aggregate: transaction.AggregateType, Kafka: cfg.KafkaSettings,
-		Pool: pool, Events: &edge.Events{Store: store, Copy: store}, Bus: &bus,
+		Pool: pool, Events: &edge.Events{Store: store, Tables: store}, Bus: &bus,
 	}.Start(app)
 	if err != nil {
 		return err

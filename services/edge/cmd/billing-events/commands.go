@@ -133,7 +133,7 @@ func (c *diffCmd) Run(ctx context.Context) error {
 		return fmt.Errorf("store %q: it must be postgres://…: a log is its topic", c.Store)
 	}
 	if c.Republish {
-		if err := espg.New(s.pool, espg.Options{}).Leads(ctx); err != nil {
+		if err := espg.New(s.pool, espg.Options{}).RefuseCopy(ctx); err != nil {
 			return fmt.Errorf("republish: %w", err)
 		}
 	}

@@ -14,13 +14,11 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
-	"example.com/billing/pkg/migrate"
 	"example.com/billing/pkg/outbox"
 	"example.com/billing/pkg/pgtest"
 	"example.com/billing/services/edge"
@@ -47,16 +45,8 @@ func run(t *testing.T, ctx context.Context, args ...string) (string, error) {
 
 func database(t *testing.T) (dsn string, s *espg.Store) {
 	t.Helper()
-	dsn = pgtest.DSN(t)
-	pool, err := pgxpool.New(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := migrate.Up(t.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		t.Fatal(err)
-	}
-	return dsn, espg.New(pool, espg.Options{})
+	pool := pgtest.Migrated(t, espg.Migrations, espg.MigrationsTable)
+	return pool.Config().ConnString(), espg.New(pool, espg.Options{})
 }
 
 func happened(t *testing.T, s es.Store, st es.Stream, after int64, n int) {

@@ -1,0 +1,67 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"example.com/billing/pkg/batch"
+	"example.com/billing/pkg/kafka"
+)
+
+// Clock is es.Store's. The time is noted beside the log, for whoever leads next: its clock may be behind this one.
+func (s *Store) Clock(ctx context.Context) (time.Time, error) {
+	r, err := s.clocks.Do(ctx, struct{}{})
+	return r, unavailable("clock", err)
+}
+
+// vouch answers all that ask for the time. The note comes before the question whether the claim stands: who claims later finds it.
+func (s *Store) vouch(ctx context.Context, asks []struct{}) []batch.Result[time.Time] {
+	results := make([]batch.Result[time.Time], len(asks))
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	at, err := s.vouchNow(ctx)
+	for i := range results {
+		results[i] = batch.Result[time.Time]{Value: at, Err: err}
+	}
+	return results
+}
+
+func (s *Store) vouchNow(ctx context.Context) (time.Time, error) {
+	if s.claim == nil {
+		return time.Time{}, ErrNotLeading
+	}
+	at := s.now()
+	if err := s.claim.Note(ctx, at.Format(time.RFC3339Nano)); err != nil {
+		return at, err
+	}
+	s.floor = at
+	return at, s.stillHeld(ctx)
+}
+
+// vouched is the time up to which the past was said to be complete.
+func vouched(ctx context.Context, claim *kafka.Claim) (at time.Time, err error) {
+	text, err := claim.Noted(ctx)
+	if err != nil || text == "" {
+		return at, err
+	}
+	at, err = time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return at, fmt.Errorf("the note beside %w: %w", errState, err)
+	}
+	return at, nil
+}
+
+// now is a time behind everything recorded and everything vouched for.
+func (s *Store) now() time.Time {
+	at := time.Now().UTC().Truncate(tick)
+	for _, least := range []time.Time{s.state.at.Recorded, s.floor} {
+		if least = least.Add(tick); at.Before(least) {
+			at = least
+		}
+	}
+	return at
+}
+
+// tick is how far apart groups are recorded at least.
+const tick = time.Microsecond
