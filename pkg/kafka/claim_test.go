@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -243,5 +244,31 @@ func TestConsumersReadWhatIsCommitted(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A note that arrives late, from a claim that is over, takes no newer one's place.
+func TestALateNote(t *testing.T) {
+	cfg := testConfig(t)
+	topic := testTopic(t, cfg, 1)
+	ctx := testContext(t)
+	a := claim(t, cfg, topic)
+	if texts, err := a.Noted(ctx); err != nil || len(texts) != 0 {
+		t.Fatalf("of nobody: %q %v", texts, err)
+	}
+	if err := a.Note(ctx, "old"); err != nil {
+		t.Fatal(err)
+	}
+	b := claim(t, cfg, topic)
+	if err := b.Note(ctx, "new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Note(ctx, "late"); err != nil {
+		t.Fatal(err)
+	}
+	texts, err := claim(t, cfg, topic).Noted(ctx)
+	slices.Sort(texts)
+	if err != nil || fmt.Sprint(texts) != "[late new]" {
+		t.Errorf("%q %v", texts, err)
 	}
 }

@@ -116,10 +116,11 @@ func (s EventStore) Open(app *run.App) (*Events, error) {
 func (s EventStore) lead(app *run.App, e *Events) error {
 	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-events", Log: app.Log}
 	topic := eskafka.Topic(outbox.Topic(TopicPrefix, s.Aggregate), s.Kafka.Replication)
+	standby := &Standby{Pool: s.Pool, Addr: s.Addr}
 	err := app.Retry(app.Context(), "open the event log", func(ctx context.Context) error {
 		err := kafka.EnsureTopics(ctx, cfg, topic)
 		if err == nil {
-			e.Log, err = eskafka.Open(ctx, eskafka.Options{Kafka: cfg, Topic: topic.Name, Dir: s.EventStoreDir, Log: app.Log})
+			e.Log, err = eskafka.Open(ctx, eskafka.Options{Kafka: cfg, Topic: topic.Name, Dir: s.EventStoreDir, Turn: standby.Turn, Log: app.Log})
 		}
 		return err
 	})
@@ -128,11 +129,10 @@ func (s EventStore) lead(app *run.App, e *Events) error {
 	}
 	e.Store = e.Log
 	app.OnStop("event log", e.Log.Close)
-	address, err := s.advertised(app.Context())
-	if err != nil {
+	standby.Meanwhile = e.Log.Follow
+	if standby.Advertise, err = s.advertised(app.Context()); err != nil {
 		return err
 	}
-	standby := Standby{Pool: s.Pool, Addr: s.Addr, Advertise: address, Meanwhile: e.Log.Follow}
 	if err := standby.Await(app); err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func TestStandby(t *testing.T) {
 	go func() { _ = leader.Serve(l) }()
 	defer leader.Stop()
 	first := newApp(t)
-	if err := (Standby{Pool: pool, Addr: "127.0.0.1:1", Advertise: l.Addr().String()}).Await(first); err != nil {
+	if err := (&Standby{Pool: pool, Addr: "127.0.0.1:1", Advertise: l.Addr().String()}).Await(first); err != nil {
 		t.Fatal(err)
 	}
 	addr := freeAddr(t)
@@ -153,7 +153,7 @@ func TestStandby(t *testing.T) {
 	meanwhile := make(chan struct{})
 	turn := make(chan error, 1)
 	go func() {
-		turn <- Standby{Pool: pool, Addr: addr, Advertise: addr, Meanwhile: func(ctx context.Context) error { <-ctx.Done(); close(meanwhile); return nil }}.Await(second)
+		turn <- (&Standby{Pool: pool, Addr: addr, Advertise: addr, Meanwhile: func(ctx context.Context) error { <-ctx.Done(); close(meanwhile); return nil }}).Await(second)
 	}()
 	conn := dialLocal(t, addr)
 	// Its own health is its own; anything else is the leader's, which says that it does not know the method.
@@ -188,7 +188,7 @@ func TestStandbyOfItsOwnFormerSelf(t *testing.T) {
 	}
 	app := newApp(t)
 	turn := make(chan error, 1)
-	go func() { turn <- Standby{Pool: pool, Addr: addr, Advertise: addr}.Await(app) }()
+	go func() { turn <- (&Standby{Pool: pool, Addr: addr, Advertise: addr}).Await(app) }()
 	conn := dialLocal(t, addr)
 	pgtest.Eventually(t, "it says that nobody leads", func() bool { return strings.Contains(status.Convert(unknown(t, conn)).Message(), "no process leads") })
 	if err := espg.Resign(t.Context(), pool, espg.Leader{Holder: "killed"}); err != nil {
@@ -203,7 +203,7 @@ func TestStandbyOfItsOwnFormerSelf(t *testing.T) {
 func TestAnInstanceThatLostItsTurnEnds(t *testing.T) {
 	pool := tables(t)
 	app := newApp(t)
-	if err := (Standby{Pool: pool, Addr: "127.0.0.1:1", Advertise: "127.0.0.1:1"}).Await(app); err != nil {
+	if err := (&Standby{Pool: pool, Addr: "127.0.0.1:1", Advertise: "127.0.0.1:1"}).Await(app); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := pool.Exec(t.Context(), `UPDATE es_leader SET holder = 'another', address = 'there', leased_until = clock_timestamp() + interval '1 hour'`); err != nil {

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	eskafka "example.com/billing/pkg/es/kafka"
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
@@ -33,12 +35,34 @@ type Standby struct {
 	Advertise string // where other processes find it
 	// Meanwhile runs while it waits; nil = nothing does.
 	Meanwhile func(ctx context.Context) error
+
+	me espg.Leader // once it waits
 }
+
+// Turn renews this process's turn. It returns an *OtherLeaderError if it is over.
+func (s *Standby) Turn(ctx context.Context) error {
+	now, err := espg.Lead(ctx, s.Pool, s.me, leadTTL)
+	if err == nil && now.Holder != s.me.Holder {
+		err = &OtherLeaderError{now.Address}
+	}
+	return err
+}
+
+// OtherLeaderError says that another process leads.
+type OtherLeaderError struct{ Address string }
+
+// Error names its address.
+func (e *OtherLeaderError) Error() string {
+	return fmt.Sprintf("another process leads now, at %s", e.Address)
+}
+
+// Unwrap says so to the Kafka store.
+func (e *OtherLeaderError) Unwrap() error { return eskafka.ErrTurnLost }
 
 // Await returns when it is this process's turn, or the app has to stop. From then on the turn is renewed; a process that comes too late for that
 // stops the app, and is to be started anew: another one leads.
-func (s Standby) Await(app *run.App) error {
-	me := espg.Leader{Holder: uuid.NewString(), Address: s.Advertise}
+func (s *Standby) Await(app *run.App) error {
+	s.me = espg.Leader{Holder: uuid.NewString(), Address: s.Advertise}
 	waiting, done := context.WithCancel(app.Context())
 	defer done()
 	var background sync.WaitGroup
@@ -55,15 +79,15 @@ func (s Standby) Await(app *run.App) error {
 	var serving *forwarder
 	defer func() { serving.stop() }()
 	for {
-		now, err := espg.Lead(waiting, s.Pool, me, leadTTL)
+		now, err := espg.Lead(waiting, s.Pool, s.me, leadTTL)
 		switch {
 		case waiting.Err() != nil:
 			return waiting.Err()
 		case err != nil:
 			app.Log.Warn("who leads is not known", "error", err)
-		case now.Holder == me.Holder:
+		case now.Holder == s.me.Holder:
 			app.Log.Info("this process leads")
-			s.keep(app, me)
+			s.keep(app)
 			return nil
 		case serving == nil:
 			if serving, err = s.serve(app, &background, failed); err != nil {
@@ -71,7 +95,7 @@ func (s Standby) Await(app *run.App) error {
 			}
 		}
 		if err == nil {
-			if now.Address == me.Address {
+			if now.Address == s.me.Address {
 				now.Address = "" // this process's own, of before it was started again: its turn has not ended yet
 			}
 			serving.lead(now.Address)
@@ -87,8 +111,8 @@ func (s Standby) Await(app *run.App) error {
 }
 
 // keep renews the turn until the app stops, and then ends it.
-func (s Standby) keep(app *run.App, me espg.Leader) {
-	app.OnStop("lead", func(ctx context.Context) error { return espg.Resign(ctx, s.Pool, me) })
+func (s *Standby) keep(app *run.App) {
+	app.OnStop("lead", func(ctx context.Context) error { return espg.Resign(ctx, s.Pool, s.me) })
 	app.Go("lead", func(ctx context.Context) error {
 		for {
 			select {
@@ -96,14 +120,15 @@ func (s Standby) keep(app *run.App, me espg.Leader) {
 			case <-ctx.Done():
 				return nil
 			}
-			now, err := espg.Lead(ctx, s.Pool, me, leadTTL)
+			err := s.Turn(ctx)
+			var other *OtherLeaderError
 			switch {
 			case ctx.Err() != nil:
 				return nil //nolint:nilerr // that is how it is to end
+			case errors.As(err, &other):
+				return err
 			case err != nil: // nobody else can take over meanwhile
 				app.Log.Warn("the lead is not renewed", "error", err)
-			case now.Holder != me.Holder:
-				return fmt.Errorf("another process leads now, at %s", now.Address)
 			}
 		}
 	})
@@ -120,7 +145,7 @@ type forwarder struct {
 }
 
 // serve starts forwarding.
-func (s Standby) serve(app *run.App, background *sync.WaitGroup, failed chan<- error) (*forwarder, error) {
+func (s *Standby) serve(app *run.App, background *sync.WaitGroup, failed chan<- error) (*forwarder, error) {
 	f := &forwarder{health: health.NewServer()}
 	f.server = rpc.NewForwarder(f.leader)
 	healthv1.RegisterHealthServer(f.server, f.health)

@@ -40,16 +40,18 @@ func (s *Store) vouchNow(ctx context.Context) (time.Time, error) {
 }
 
 // vouched is the time up to which the past was said to be complete.
-func vouched(ctx context.Context, claim *kafka.Claim) (at time.Time, err error) {
-	text, err := claim.Noted(ctx)
-	if err != nil || text == "" {
-		return at, err
+func vouched(ctx context.Context, claim *kafka.Claim) (newest time.Time, err error) {
+	texts, err := claim.Noted(ctx)
+	for _, text := range texts {
+		at, parseErr := time.Parse(time.RFC3339Nano, text)
+		if parseErr != nil {
+			return newest, fmt.Errorf("the note beside the log: %w", parseErr)
+		}
+		if at.After(newest) {
+			newest = at
+		}
 	}
-	at, err = time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		return at, fmt.Errorf("the note beside %w: %w", errState, err)
-	}
-	return at, nil
+	return newest, err
 }
 
 // now is a time behind everything recorded and everything vouched for.

@@ -34,6 +34,12 @@ func (s *Store) Lead(ctx context.Context) error {
 		if errors.As(err, &fenced) || errors.Is(err, errState) {
 			return err
 		}
+		if s.opts.Turn != nil {
+			if turnErr := s.opts.Turn(ctx); errors.Is(turnErr, ErrTurnLost) {
+				return errors.Join(turnErr, err)
+			}
+			// Whose turn it is may not be known; nobody else can find out that it is theirs, then.
+		}
 		s.opts.Log.Warn("the log is claimed anew", "topic", s.opts.Topic, "error", err)
 		select {
 		case <-time.After(min(time.Duration(attempt)*50*time.Millisecond, time.Second)):

@@ -32,7 +32,9 @@ type Options struct {
 	Kafka kafka.Config
 	Topic string // one partition; see Topic
 	Dir   string // of the local state, this process's own
-	Log   *slog.Logger
+	// Turn is asked before the log is claimed again: an error that wraps ErrTurnLost ends Lead. nil = it always is this process's turn.
+	Turn func(ctx context.Context) error
+	Log  *slog.Logger
 }
 
 // Topic is how the log's topic must be.
@@ -43,6 +45,9 @@ func Topic(name string, replication int16) kafka.Topic {
 // ErrNotLeading is returned while this process does not lead the log. It comes within an *es.UnavailableError: nothing was written, and
 // another process, or this one soon, can be asked again.
 var ErrNotLeading = errors.New("this process does not lead the log")
+
+// ErrTurnLost says that another process is to lead.
+var ErrTurnLost = errors.New("it is another process's turn to lead")
 
 // Store is an es.Store. It answers while Lead runs. Safe for concurrent use.
 type Store struct {

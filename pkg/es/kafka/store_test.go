@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -352,4 +353,63 @@ func TestMessagesOfOthersArePassedOver(t *testing.T) {
 	}
 	next, _ := open(t, o)
 	append1(next, 5)
+}
+
+// A leader whose connection broke asks whose turn it is before it claims again, and leaves the log to the one whose it is.
+func TestALeaderWhoseTurnIsOverDoesNotClaimAgain(t *testing.T) {
+	o := newOptions(t)
+	var over atomic.Bool
+	o.Turn = func(context.Context) error {
+		if over.Load() {
+			return fmt.Errorf("asked: %w", ErrTurnLost)
+		}
+		return errors.New("not known")
+	}
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	led := make(chan error, 1)
+	go func() { led <- s.Lead(t.Context()) }()
+	<-s.Leading()
+	broke := func() {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // between two looks
+			s.turn.Lock()
+			leads := s.claim != nil
+			if leads {
+				s.end(errors.New("the connection broke"))
+			}
+			s.turn.Unlock()
+			if leads {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("it does not lead again")
+			}
+		}
+	}
+	broke() // it is not known whose turn it is: it leads again
+	broke()
+	over.Store(true)
+	other := o
+	other.Dir, other.Turn = t.TempDir(), nil
+	next, _ := open(t, other)
+	broke2 := func() { // what it had is fenced by now; as if it had only lost its connection
+		s.turn.Lock()
+		defer s.turn.Unlock()
+		if s.claim != nil {
+			s.end(errors.New("the connection broke"))
+		}
+	}
+	broke2()
+	if err := <-led; !errors.Is(err, ErrTurnLost) {
+		t.Errorf("it led until %v", err)
+	}
+	if _, err := next.Clock(t.Context()); err != nil {
+		t.Errorf("the one whose turn it is was disturbed: %v", err)
+	}
+	if err := s.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
 }
