@@ -23,22 +23,22 @@ const (
 func (s *Store) Lead(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
-		err := s.lead(ctx)
+		var err error
+		if attempt > 0 {
+			err = s.turnIsOurs(ctx)
+		}
+		if err == nil {
+			err = s.lead(ctx)
+		}
 		if time.Since(began) > calm {
 			attempt = 0
 		}
 		var fenced *kafka.FencedError
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil //nolint:nilerr // that is how it is to end
-		}
-		if errors.As(err, &fenced) || errors.Is(err, errState) {
+		case errors.As(err, &fenced), errors.Is(err, errState), errors.Is(err, ErrTurnLost):
 			return err
-		}
-		if s.opts.Turn != nil {
-			if turnErr := s.opts.Turn(ctx); errors.Is(turnErr, ErrTurnLost) {
-				return errors.Join(turnErr, err)
-			}
-			// Whose turn it is may not be known; nobody else can find out that it is theirs, then.
 		}
 		s.opts.Log.Warn("the log is claimed anew", "topic", s.opts.Topic, "error", err)
 		select {
@@ -46,6 +46,14 @@ func (s *Store) Lead(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// turnIsOurs asks before a claim that is not the first: where it is not known whose turn it is, it may be another process's, which a claim would end.
+func (s *Store) turnIsOurs(ctx context.Context) error {
+	if s.opts.Turn == nil {
+		return nil
+	}
+	return s.opts.Turn(ctx)
 }
 
 // errState says that the local state is broken: what was read does not follow what it has.

@@ -32,7 +32,8 @@ type Options struct {
 	Kafka kafka.Config
 	Topic string // one partition; see Topic
 	Dir   string // of the local state, this process's own
-	// Turn is asked before the log is claimed again: an error that wraps ErrTurnLost ends Lead. nil = it always is this process's turn.
+	// Turn is asked before the log is claimed again: an error that wraps ErrTurnLost ends Lead, after any other one it is asked again. nil = it always
+	// is this process's turn.
 	Turn func(ctx context.Context) error
 	Log  *slog.Logger
 }
