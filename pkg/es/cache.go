@@ -23,8 +23,9 @@ type cache[S any] struct {
 }
 
 type cached[S any] struct {
-	root  Root[S]
-	bytes int
+	root        Root[S]
+	bytes       int
+	incarnation int64 // of the store; in another one the root means nothing
 }
 
 func newCache[S any](bytesMax int) (*cache[S], error) {
@@ -35,22 +36,25 @@ func newCache[S any](bytesMax int) (*cache[S], error) {
 	return c, err
 }
 
-func (c *cache[S]) get(id string) (Root[S], bool) {
+func (c *cache[S]) get(id string, incarnation int64) (Root[S], bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v, ok := c.lru.Get(id)
-	return v.root, ok
+	if !ok || v.incarnation != incarnation {
+		return Root[S]{}, false
+	}
+	return v.root, true
 }
 
 // put keeps a root; size is its state's encoded, in bytes, or sameSize if that did not change: then only a root that is kept
 // already is.
-func (c *cache[S]) put(id string, r Root[S], size int) {
+func (c *cache[S]) put(id string, r Root[S], size int, incarnation int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old, known := c.lru.Peek(id)
-	v := cached[S]{root: r, bytes: cacheEntryBytes + cacheDecodeFactor*size}
+	v := cached[S]{root: r, bytes: cacheEntryBytes + cacheDecodeFactor*size, incarnation: incarnation}
 	if size == sameSize {
-		if !known {
+		if !known || old.incarnation != incarnation {
 			return
 		}
 		v.bytes = old.bytes

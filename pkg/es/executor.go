@@ -133,7 +133,11 @@ func (x *Executor[S, C]) GetEach(ctx context.Context, streamIDs []string) ([]bat
 // Recall is an aggregate's state as this process knows it, without asking the store; ok = it knows one. Another process may have gone
 // on from there: good for a first look, never for a refusal.
 func (x *Executor[S, C]) Recall(streamID string) (out Outcome[S], ok bool) {
-	r, ok := x.cache.get(streamID)
+	incarnation, err := x.incarnation(context.Background())
+	if err != nil {
+		return out, false
+	}
+	r, ok := x.cache.get(streamID, incarnation)
 	return Outcome[S]{State: r.State, Version: r.Version}, ok
 }
 
@@ -168,9 +172,13 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 	results := make([]batch.Result[Outcome[S]], len(cmds))
 	units := x.split(cmds)
 	for attempt := 1; len(units) > 0; attempt++ {
-		err := x.prepare(ctx, cmds, units)
+		incarnation, err := x.incarnation(ctx)
+		within := WithIncarnation(ctx, incarnation)
 		if err == nil {
-			x.attempt(ctx, cmds, units, results)
+			err = x.prepare(within, cmds, units)
+		}
+		if err == nil {
+			x.attempt(within, cmds, units, results)
 		}
 		open, away := units[:0], false
 		for _, u := range units {
@@ -200,6 +208,14 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 	return results
 }
 
+// incarnation is the history that the store has now: what is remembered of another one is not decided on.
+func (x *Executor[S, C]) incarnation(ctx context.Context) (int64, error) {
+	if s, ok := x.store.(Incarnated); ok {
+		return s.Incarnation(ctx)
+	}
+	return 0, nil
+}
+
 // prepare gives every unit roots to decide on, and after a failed attempt the events its keys may have stored.
 func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units []*unit[S, C]) error {
 	type place struct {
@@ -216,7 +232,7 @@ func (x *Executor[S, C]) prepare(ctx context.Context, cmds []Command[C], units [
 			again = append(again, u)
 		}
 		for i, s := range u.streams {
-			if r, ok := x.cache.get(s.ID); ok && !u.again {
+			if r, ok := x.cache.get(s.ID, IncarnationFrom(ctx)); ok && !u.again {
 				u.roots[i] = r
 				continue
 			}
@@ -285,7 +301,7 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 			results[k] = d.outcomes[j]
 		}
 		for j := range d.after {
-			x.keep(d.streams[j].ID, d.after[j], items[i][j])
+			x.keep(d.streams[j].ID, d.after[j], items[i][j], IncarnationFrom(ctx))
 			stored = append(stored, items[i][j].Events...)
 		}
 	}
@@ -295,10 +311,10 @@ func (x *Executor[S, C]) attempt(ctx context.Context, cmds []Command[C], units [
 }
 
 // keep puts a stored aggregate into the cache.
-func (x *Executor[S, C]) keep(id string, r Root[S], stored Append) {
+func (x *Executor[S, C]) keep(id string, r Root[S], stored Append, incarnation int64) {
 	r.Commit()
 	if r.Version > 0 {
-		x.cache.put(id, r, x.size(stored))
+		x.cache.put(id, r, x.size(stored), incarnation)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestTopic(t *testing.T) {
 }
 
 // What is on Kafka is the event's JSON as it was stored, on the topic of its aggregate type, with the aggregate's id as the key,
-// three headers, and the versions of each aggregate in order.
+// five headers, and the versions of each aggregate in order.
 func TestEventsArriveAsTheyAreSpecified(t *testing.T) {
 	s, pool := open(t)
 	cfg := broker(t)
@@ -118,7 +118,8 @@ func TestEventsArriveAsTheyAreSpecified(t *testing.T) {
 	start(t, Config{Pool: pool, Publisher: producer, BatchMax: 7, Committed: s.Committed()})
 
 	const streams, versions = 6, 10
-	want := map[string]string{} // event JSON by stream and version
+	want := map[string]string{}   // event JSON by stream and version
+	positions := map[string]int{} // by event
 	for v := range int64(versions) {
 		for i := range streams {
 			st := es.Stream{Type: []string{"Account", "Transaction"}[i%2], ID: fmt.Sprint("id-", i)}
@@ -134,6 +135,7 @@ func TestEventsArriveAsTheyAreSpecified(t *testing.T) {
 				t.Fatal(err)
 			}
 			want[fmt.Sprint(st, v+1)] = string(b)
+			positions[e.ID] = len(want)
 		}
 	}
 	have := map[string]int64{}
@@ -153,6 +155,7 @@ func TestEventsArriveAsTheyAreSpecified(t *testing.T) {
 			t.Errorf("value\n got %s\nwant %s", got, want[fmt.Sprint(e.Stream, e.Version)])
 		}
 		headers := []string{"eventType=BalanceChanged", fmt.Sprint("aggregateVersion=", e.Version), "correlationId=" + e.CorrelationID}
+		headers = append(headers, fmt.Sprint("position=", positions[e.ID]), "incarnation=1")
 		var got []string
 		for _, h := range m.Headers {
 			got = append(got, h.Key+"="+string(h.Value))

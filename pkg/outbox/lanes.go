@@ -54,7 +54,7 @@ const parkAgain = `UPDATE outbox_parked SET status = 'parked', attempts = attemp
 
 // park parks a refused event; the checkpoint passes it as it passes what waits behind it.
 func (r *Relay) park(ctx context.Context, l *lease, position int64, attempts int, cause error) error {
-	err := r.table.change(ctx, l.epoch, l.position, 0, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
+	err := r.table.change(ctx, *l, 0, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 		b.Queue(parkRows, []int64{position}, position, attempts, parking.Text(cause.Error()))
 		b.Queue(`UPDATE outbox_relay SET refused_position = 0, refused_attempts = 0, failed = 0`)
 	})
@@ -85,10 +85,10 @@ func (r *Relay) resend(ctx context.Context, l *lease) (moved bool, err error) {
 		r.looked = time.Now()
 		return false, err
 	}
-	acked, cause := r.Publisher.Publish(ctx, messages(events))
+	acked, cause := r.Publisher.Publish(ctx, messages(events, l.incarnation))
 	refused := refusedOf(events, cause)
 	if acked > 0 || refused != nil {
-		err := r.table.change(ctx, l.epoch, l.position, acked, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
+		err := r.table.change(ctx, *l, acked, r.owner, r.LeaseTTL, func(b *pgx.Batch) {
 			b.Queue(`UPDATE outbox_parked SET done_at = clock_timestamp() WHERE position = ANY($1) AND done_at IS NULL`, positions(events[:acked]))
 			if refused != nil {
 				b.Queue(parkAgain, refused.position, parking.Text(cause.Error()))

@@ -85,14 +85,14 @@ func TestALateRelayChangesNoLane(t *testing.T) {
 	if err := late.park(t.Context(), &l, 1, 5, errors.New("refused")); !errors.Is(err, ErrFenced) {
 		t.Errorf("park: %v", err)
 	}
-	if err := late.table.advance(t.Context(), l.epoch, 2, 0, []int64{1, 2}, late.owner, time.Hour); !errors.Is(err, ErrFenced) {
+	if err := late.table.advance(t.Context(), lease{epoch: l.epoch, position: 2, incarnation: 1}, 0, []int64{1, 2}, late.owner, time.Hour); !errors.Is(err, ErrFenced) {
 		t.Errorf("advance: %v", err)
 	}
 	if got, p := parked(t, pool), checkpoint(t, pool); len(got) != 0 || p != 0 {
 		t.Fatalf("a late relay parked %+v, checkpoint %d", got, p)
 	}
 	// The one that has the lease parks; the late one sees the lane requeued, and its answers are not heard.
-	if err := late.table.advance(t.Context(), now.epoch, 2, 0, []int64{1, 2}, "now", time.Hour); err != nil {
+	if err := late.table.advance(t.Context(), lease{epoch: now.epoch, position: 2, incarnation: 1}, 0, []int64{1, 2}, "now", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	requeue(t, pool, second)
@@ -117,7 +117,7 @@ func TestARequeueWaitsForWhoParks(t *testing.T) {
 	commit(t, s, sick, 2, 0)
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), lease{epoch: l.epoch, position: 1, incarnation: 1}, 0, []int64{1}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	tx, err := pool.Begin(t.Context())

@@ -260,11 +260,11 @@ func TestWhatComesBehindALaneOnItsWayGoesWithIt(t *testing.T) {
 	ids := []string{commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)}
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 1, 0, []int64{1}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), lease{epoch: l.epoch, position: 1, incarnation: 1}, 0, []int64{1}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	requeue(t, pool, ids[0])
-	if err := errors.Join(tb.advance(t.Context(), l.epoch, 2, 0, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch)); err != nil {
+	if err := errors.Join(tb.advance(t.Context(), lease{epoch: l.epoch, position: 2, incarnation: 1}, 0, []int64{2}, "a", time.Hour), tb.release(t.Context(), l.epoch, "a")); err != nil {
 		t.Fatal(err)
 	}
 	if got := parked(t, pool); len(got) != 2 || got[1].Status != parking.Requeued {
@@ -323,7 +323,7 @@ func TestRequeueAndCleanUp(t *testing.T) {
 	first, second := commit(t, s, sick, 1, 0), commit(t, s, sick, 2, 0)
 	tb := table{pool}
 	l, _ := acquire(t, tb, "a", time.Hour)
-	if err := tb.advance(t.Context(), l.epoch, 2, 0, []int64{1, 2}, "a", time.Hour); err != nil {
+	if err := tb.advance(t.Context(), lease{epoch: l.epoch, position: 2, incarnation: 1}, 0, []int64{1, 2}, "a", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []int64{2, 0} {
@@ -350,7 +350,7 @@ func TestRequeueAndCleanUp(t *testing.T) {
 		t.Errorf("left: %+v", got)
 	}
 	exec(t, pool, `UPDATE outbox_parked SET done_at = clock_timestamp()`)
-	if err := tb.release(t.Context(), l.epoch); err != nil {
+	if err := tb.release(t.Context(), l.epoch, "a"); err != nil {
 		t.Fatal(err)
 	}
 	start(t, Config{Pool: pool, Publisher: &recorder{}, KeepParked: time.Millisecond, CleanEvery: time.Millisecond})

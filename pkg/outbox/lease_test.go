@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/pgtest"
 )
@@ -39,7 +40,7 @@ func TestALeaseIsHeldByOne(t *testing.T) {
 	if again, ok := acquire(t, tb, "a", time.Hour); !ok || again.epoch != a.epoch {
 		t.Errorf("renewed: %+v, %v; want epoch %d", again, ok, a.epoch)
 	}
-	if err := tb.release(t.Context(), a.epoch); err != nil {
+	if err := tb.release(t.Context(), a.epoch, "a"); err != nil {
 		t.Fatal(err)
 	}
 	b, ok := acquire(t, tb, "b", time.Hour)
@@ -54,7 +55,7 @@ func TestALostLeaseIsFenced(t *testing.T) {
 	happen(t, s, 10)
 	tb := table{pool}
 	a, _ := acquire(t, tb, "a", ended)
-	if err := tb.advance(t.Context(), a.epoch, 2, 1, nil, "a", ended); err != nil {
+	if err := tb.advance(t.Context(), lease{epoch: a.epoch, position: 2, incarnation: 1}, 1, nil, "a", ended); err != nil {
 		t.Fatalf("a lease that has ended, and that nobody took: %v", err)
 	}
 	b, ok := acquire(t, tb, "b", time.Hour)
@@ -62,21 +63,21 @@ func TestALostLeaseIsFenced(t *testing.T) {
 		t.Fatalf("an ended lease: %+v, %v", b, ok)
 	}
 	for _, position := range []int64{5, 3} { // it never goes back
-		if err := tb.advance(t.Context(), b.epoch, position, 1, nil, "b", time.Hour); err != nil {
+		if err := tb.advance(t.Context(), lease{epoch: b.epoch, position: position, incarnation: 1}, 1, nil, "b", time.Hour); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, late := tb.failed(t.Context(), a.epoch, 3, 7, errors.New("late"))
 	for what, err := range map[string]error{
-		"advance":                         tb.advance(t.Context(), a.epoch, 9, 1, nil, "a", time.Hour),
-		"advance under the other's epoch": tb.advance(t.Context(), b.epoch, 9, 1, nil, "a", time.Hour),
+		"advance":                         tb.advance(t.Context(), lease{epoch: a.epoch, position: 9, incarnation: 1}, 1, nil, "a", time.Hour),
+		"advance under the other's epoch": tb.advance(t.Context(), lease{epoch: b.epoch, position: 9, incarnation: 1}, 1, nil, "a", time.Hour),
 		"failed":                          late,
 	} {
 		if !errors.Is(err, ErrFenced) {
 			t.Errorf("%s: %v, want %v", what, err, ErrFenced)
 		}
 	}
-	if err := tb.release(t.Context(), a.epoch); err != nil {
+	if err := tb.release(t.Context(), a.epoch, "a"); err != nil {
 		t.Errorf("release: %v", err)
 	}
 	if _, ok := acquire(t, tb, "c", time.Hour); ok {
@@ -184,7 +185,7 @@ func TestARelayThatSleptBeginsAtTheCheckpoint(t *testing.T) {
 	if !ok {
 		t.Fatal("the lease has not ended")
 	}
-	if err := errors.Join(tb.advance(t.Context(), other.epoch, 10, 1, nil, "other", time.Hour), tb.release(t.Context(), other.epoch)); err != nil {
+	if err := errors.Join(tb.advance(t.Context(), lease{epoch: other.epoch, position: 10, incarnation: 1}, 1, nil, "other", time.Hour), tb.release(t.Context(), other.epoch, "other")); err != nil {
 		t.Fatal(err)
 	}
 	last := happen(t, s, 1)
@@ -192,5 +193,44 @@ func TestARelayThatSleptBeginsAtTheCheckpoint(t *testing.T) {
 	pgtest.Eventually(t, "it works again", func() bool { return checkpoint(t, pool) == 11 })
 	if got := r.published(); !slices.Equal(got, append(first, last...)) {
 		t.Errorf("published %d events, want the first 5 and the last one", len(got))
+	}
+}
+
+// A lease that ends later than its length from now was written by a clock that was ahead. It does not keep other relays away.
+func TestALeaseOfAWrongClockIsVoid(t *testing.T) {
+	_, pool := open(t)
+	tb := table{pool}
+	if _, ok := acquire(t, tb, "a", 5*time.Second); !ok {
+		t.Fatal("a free lease")
+	}
+	if _, ok := acquire(t, tb, "b", 5*time.Second); ok {
+		t.Error("b took a lease that a holds")
+	}
+	exec(t, pool, `UPDATE outbox_relay SET leased_until = clock_timestamp() + interval '1 hour'`)
+	if _, ok := acquire(t, tb, "b", 5*time.Second); !ok {
+		t.Error("a lease of five seconds that ends in an hour keeps b away")
+	}
+}
+
+// A relay that knows positions of a history that the database does not have any more moves no checkpoint by them, and begins where
+// the database's own checkpoint is. What it had published beyond is noted as lost.
+func TestARelayBeginsAnewInAnotherHistory(t *testing.T) {
+	s, pool := open(t)
+	r := &recorder{}
+	start(t, Config{Pool: pool, Publisher: r, LeaseTTL: 100 * time.Millisecond})
+	lost := happen(t, s, 5)
+	pgtest.Eventually(t, "all is published", func() bool { return checkpoint(t, pool) == 5 })
+	// The standby that is promoted lacks positions 3 to 5.
+	exec(t, pool, `WITH gone AS (DELETE FROM es_event WHERE position > 2), heads AS (UPDATE es_head SET version = 2),
+		old AS (UPDATE es_incarnation SET identity = 'the old primary'), batches AS (DELETE FROM outbox_batch)
+		UPDATE outbox_relay SET position = 2`)
+	present := espg.New(pool, espg.Options{})
+	kept := happen(t, present, 2) // at positions 3 and 4
+	pgtest.Eventually(t, "what the present history has is published", func() bool {
+		return slices.Equal(r.published(), append(slices.Clone(lost), kept...)) && checkpoint(t, pool) == 4
+	})
+	gone, err := present.Unrecovered(t.Context())
+	if err != nil || len(gone) != 1 || gone[0].FromPosition != 2 || gone[0].KnownTo != 5 {
+		t.Errorf("lost: %+v (%v), want positions 3 to 5", gone, err)
 	}
 }

@@ -63,7 +63,7 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 		         - (SELECT count(*) FROM outbox_parked WHERE done_at IS NULL AND position >= (SELECT min(from_position) FROM outbox_batch)), 0)::bigint,
 		       least(r.failed, l.position - r.position), r.retries, r.last_error, r.processed_at,
 		       coalesce((SELECT extract(epoch FROM clock_timestamp() - recorded_at) FROM es_event WHERE position = r.position + 1), 0)::float8
-		FROM (SELECT position FROM es_log LIMIT 1) l, (SELECT * FROM outbox_relay LIMIT 1) r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
+		FROM (SELECT es_end() AS position) l, (SELECT * FROM outbox_relay LIMIT 1) r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
 	if err != nil {
 		return Stats{}, espg.Classify("read outbox stats", err)
 	}
@@ -79,16 +79,19 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 
 // lease is the right to publish, until it ends or another relay takes it.
 type lease struct {
-	epoch    int64
-	position int64 // the checkpoint
+	epoch       int64
+	position    int64 // the checkpoint
+	incarnation int64 // of the database, that position and epoch belong to
 }
 
-// acquire takes or renews the lease for owner. ok is false while another owner's has not ended.
+// acquire takes or renews the lease for owner. ok is false while another owner's has not ended. A lease that ends
+// later than its length from now was written by a clock that was ahead, and is void: the epoch keeps its owner out.
 func (t table) acquire(ctx context.Context, owner string, ttl time.Duration) (l lease, ok bool, err error) {
 	err = t.pool.QueryRow(ctx, `
-		UPDATE outbox_relay SET owner = $1, leased_until = clock_timestamp() + $2::interval,
+		UPDATE outbox_relay SET owner = $1, leased_until = clock_timestamp() + $2::interval, leased_for = $2::interval,
 		       epoch = CASE WHEN owner = $1 THEN epoch ELSE epoch + 1 END
-		WHERE owner = $1 OR leased_until < clock_timestamp() RETURNING epoch, position`, owner, ttl).Scan(&l.epoch, &l.position)
+		WHERE owner = $1 OR leased_until < clock_timestamp() OR leased_until > clock_timestamp() + leased_for + interval '1 second'
+		RETURNING epoch, position, (SELECT max(number) FROM es_incarnation)`, owner, ttl).Scan(&l.epoch, &l.position, &l.incarnation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return lease{}, false, nil
 	}
@@ -99,8 +102,8 @@ func (t table) acquire(ctx context.Context, owner string, ttl time.Duration) (l 
 }
 
 // release ends the lease, so that the next relay need not wait for it.
-func (t table) release(ctx context.Context, epoch int64) error {
-	_, err := t.pool.Exec(ctx, `UPDATE outbox_relay SET leased_until = 'epoch', owner = '' WHERE epoch = $1`, epoch)
+func (t table) release(ctx context.Context, epoch int64, owner string) error {
+	_, err := t.pool.Exec(ctx, `UPDATE outbox_relay SET leased_until = 'epoch', owner = '' WHERE epoch = $1 AND owner = $2`, epoch, owner)
 	return err
 }
 
@@ -111,19 +114,31 @@ type event struct {
 	waits    bool // its lane is parked
 }
 
+// The headers that say where an event stands in its database's log. A position is one of an incarnation: a consumer that knows where a
+// later one began tells by them which events are not part of the log any more.
+const (
+	PositionHeader    = "position"
+	IncarnationHeader = "incarnation"
+)
+
 // messages are the events as they are published.
-func messages(events []event) []kafka.Message {
+func messages(events []event, incarnation int64) []kafka.Message {
 	out := make([]kafka.Message, len(events))
+	number := []byte(strconv.FormatInt(incarnation, 10))
 	for i, e := range events {
 		out[i] = e.message
+		out[i].Headers = append(out[i].Headers,
+			kafka.Header{Key: PositionHeader, Value: strconv.AppendInt(nil, e.position, 10)}, kafka.Header{Key: IncarnationHeader, Value: number})
 	}
 	return out
 }
 
-// read returns the events behind a checkpoint, in the order of their positions.
-func (t table) read(ctx context.Context, prefix string, after int64, limit int) ([]event, error) {
+// read returns the events behind a checkpoint, in the order of their positions. There are none in another incarnation than the
+// checkpoint's.
+func (t table) read(ctx context.Context, prefix string, l lease, limit int) ([]event, error) {
+	after := l.position
 	rows, err := t.pool.Query(ctx, `SELECT position, stream_type, stream_id, version, event_type, correlation_id, payload, `+laneIsParked+`
-		FROM es_event e WHERE position > $1 ORDER BY position LIMIT $2`, after, limit)
+		FROM es_event e WHERE position > $1 AND (SELECT max(number) FROM es_incarnation) = $3 ORDER BY position LIMIT $2`, after, limit, l.incarnation)
 	if err != nil {
 		return nil, espg.Classify("read events", err)
 	}
@@ -141,10 +156,11 @@ func committed(prefix string, c espg.Committed) event {
 	return event{position: c.Position, message: message(prefix, c.Stream.Type, c.Stream.ID, c.Version, c.Type, c.CorrelationID, c.Payload)}
 }
 
-// Message is an event as it is published.
-func Message(prefix string, e es.Event) (kafka.Message, error) {
+// Message is an event as it is published from an incarnation of its database.
+func Message(prefix string, e es.Event, incarnation int64) (kafka.Message, error) {
 	payload, err := e.Encode()
-	return message(prefix, e.Stream.Type, e.Stream.ID, e.Version, e.Type, e.CorrelationID, payload), err
+	m := message(prefix, e.Stream.Type, e.Stream.ID, e.Version, e.Type, e.CorrelationID, payload)
+	return messages([]event{{position: e.Position, message: m}}, incarnation)[0], err
 }
 
 // message is an event as it is published.
@@ -176,29 +192,29 @@ func scanEvents(rows pgx.Rows, prefix string) ([]event, error) {
 
 // advance moves the checkpoint, unless the lease was lost, over acked events that Kafka has acknowledged, and parks the events at
 // waiting, which are not behind it, each behind the others of its lane.
-func (t table) advance(ctx context.Context, epoch, position int64, acked int, waiting []int64, owner string, ttl time.Duration) error {
-	return t.change(ctx, epoch, position, acked, owner, ttl, func(b *pgx.Batch) {
+func (t table) advance(ctx context.Context, l lease, acked int, waiting []int64, owner string, ttl time.Duration) error {
+	return t.change(ctx, l, acked, owner, ttl, func(b *pgx.Batch) {
 		if len(waiting) > 0 {
 			b.Queue(parkRows, waiting, 0, 0, "")
 		}
 	})
 }
 
-// change does what queue says and moves the checkpoint, in one transaction, unless the lease was lost. The checkpoint's row is
+// change does what queue says and moves the checkpoint, in one transaction, unless the lease was lost or its incarnation has ended. The checkpoint's row is
 // locked first: nobody requeues a lane meanwhile. Only where Kafka has acknowledged something, acked, do the stats tell of a success.
-func (t table) change(ctx context.Context, epoch, position int64, acked int, owner string, ttl time.Duration, queue func(*pgx.Batch)) error {
-	move := `UPDATE outbox_relay SET position = greatest(position, $2), leased_until = clock_timestamp() + $4::interval`
+func (t table) change(ctx context.Context, l lease, acked int, owner string, ttl time.Duration, queue func(*pgx.Batch)) error {
+	move := `UPDATE outbox_relay SET position = greatest(position, $2), leased_until = clock_timestamp() + $4::interval, leased_for = $4::interval`
 	if acked > 0 {
 		move += `, processed_at = clock_timestamp(), retries = 0, failed = 0, last_error = NULL`
 	}
-	move += ` WHERE epoch = $1 AND owner = $3`
+	move += ` WHERE epoch = $1 AND owner = $3 AND es_is_current($5)`
 	b := &pgx.Batch{}
 	queue(b)
 	if b.Len() == 0 {
-		return t.fenced(t.pool.Exec(ctx, move, epoch, position, owner, ttl))
+		return t.fenced(t.pool.Exec(ctx, move, l.epoch, l.position, owner, ttl, l.incarnation))
 	}
 	err := pgx.BeginFunc(ctx, t.pool, func(tx pgx.Tx) error {
-		if err := t.fenced(tx.Exec(ctx, move, epoch, position, owner, ttl)); err != nil {
+		if err := t.fenced(tx.Exec(ctx, move, l.epoch, l.position, owner, ttl, l.incarnation)); err != nil {
 			return err
 		}
 		return tx.SendBatch(ctx, b).Close()

@@ -30,7 +30,7 @@ type Config struct {
 	Prefix    string          // of the topics: "billing"
 	Committed <-chan struct{} // wakes the relay after a commit in this process; nil = poll only
 	// Recent takes what this process has committed right behind a position, as (*espg.Store).Recent; nil = all is read from the database.
-	Recent func(after int64, limit int) (events []espg.Committed, whole bool)
+	Recent func(incarnation, after int64, limit int) (events []espg.Committed, whole bool)
 	Log    *slog.Logger
 
 	BatchMax     int           // events per publish; 1,000
@@ -48,6 +48,7 @@ type Config struct {
 type Relay struct {
 	Config
 	table   table
+	history *espg.Store
 	owner   string
 	pause   *backoff.ExponentialBackOff // between attempts that fail
 	cleaned time.Time
@@ -56,6 +57,7 @@ type Relay struct {
 	read    time.Time // when the database had nothing new
 	saved   time.Time // when the checkpoint was written
 	ahead   int       // events acknowledged since
+	sent    lease     // how far events are acknowledged, and in which incarnation
 }
 
 // checkpointEvery is how often the checkpoint is written while events flow: as much is sent once more after a crash.
@@ -74,7 +76,7 @@ func NewRelay(c Config) *Relay {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Relay{Config: c, table: table{pool: c.Pool}, owner: uuid.NewString()}
+	return &Relay{Config: c, table: table{pool: c.Pool}, history: espg.New(c.Pool, espg.Options{}), owner: uuid.NewString()}
 }
 
 func setDefault[T int | time.Duration](v *T, d T) {
@@ -107,7 +109,7 @@ func (r *Relay) Run(ctx context.Context) error {
 
 // hold takes the lease and works for as long as it has it. It returns nil when there is no lease to be had.
 func (r *Relay) hold(ctx context.Context) error {
-	l, ok, err := r.table.acquire(ctx, r.owner, r.LeaseTTL)
+	l, ok, err := r.acquire(ctx)
 	if err != nil || !ok {
 		return err
 	}
@@ -118,7 +120,7 @@ func (r *Relay) hold(ctx context.Context) error {
 		if r.ahead > 0 {
 			_ = r.save(ctx, &l, nil) // else it is sent once more
 		}
-		_ = r.table.release(ctx, l.epoch) // the lease ends by itself if this fails
+		_ = r.table.release(ctx, l.epoch, r.owner) // the lease ends by itself if this fails
 	}()
 	renewed := time.Now()
 	for ctx.Err() == nil {
@@ -139,17 +141,32 @@ func (r *Relay) hold(ctx context.Context) error {
 		sleep(ctx, wait, r.Committed)
 		sleep(ctx, r.Linger, nil)
 		if time.Since(renewed) > r.LeaseTTL/3 && ctx.Err() == nil {
-			again, ok, err := r.table.acquire(ctx, r.owner, r.LeaseTTL)
+			again, ok, err := r.acquire(ctx)
 			if err != nil || !ok {
 				return errors.Join(err, ErrFenced)
 			}
 			// Another relay may have come and gone meanwhile, or a person may have set the checkpoint back.
-			if renewed = time.Now(); again.epoch != l.epoch || r.ahead == 0 {
+			if renewed = time.Now(); again.epoch != l.epoch || again.incarnation != l.incarnation || r.ahead == 0 {
 				l, r.ahead = again, 0
 			}
 		}
 	}
 	return nil
+}
+
+// acquire takes or renews the lease in the database's present incarnation. What was published beyond its beginning is noted as lost:
+// the database has other events at those positions, or none.
+func (r *Relay) acquire(ctx context.Context) (lease, bool, error) {
+	if err := r.history.CheckIncarnation(ctx); err != nil {
+		return lease{}, false, err
+	}
+	l, ok, err := r.table.acquire(ctx, r.owner, r.LeaseTTL)
+	if err == nil && ok && r.sent.incarnation != 0 && r.sent.incarnation < l.incarnation {
+		r.Log.Warn("outbox relay: the database has another history", "incarnation", l.incarnation, "published_to", r.sent.position, "checkpoint", l.position)
+		err = r.history.NoteKnown(ctx, r.sent.incarnation, r.sent.position)
+		r.sent = lease{}
+	}
+	return l, ok && err == nil, err
 }
 
 // work sends some of the requeued lanes and one batch of what is new: a long lane on its way does not hold up the others, and its
@@ -188,7 +205,7 @@ func (r *Relay) clean(ctx context.Context) {
 // publish moves one batch: events of parked lanes are parked too, the others sent. After an error the checkpoint stands behind
 // the last event before which everything is acknowledged or parked: what follows is sent again.
 func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
-	events, err := r.next(ctx, l.position)
+	events, err := r.next(ctx, *l)
 	if err != nil || len(events) == 0 {
 		return false, err
 	}
@@ -203,7 +220,7 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	acked, cause := 0, error(nil)
 	if len(flowing) > 0 {
 		failpoint.Hit("relay.before_publish")
-		acked, cause = r.Publisher.Publish(ctx, messages(flowing))
+		acked, cause = r.Publisher.Publish(ctx, messages(flowing, l.incarnation))
 		failpoint.Hit("relay.after_publish")
 	}
 	to := events[len(events)-1].position
@@ -215,6 +232,7 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 	if to > l.position {
 		l.position, moved = to, true
 		r.ahead += acked
+		r.sent = *l
 	}
 	if len(waiting) > 0 || cause != nil && r.ahead > 0 {
 		if err := r.save(ctx, l, waiting); err != nil {
@@ -241,9 +259,9 @@ func (r *Relay) publish(ctx context.Context, l *lease) (moved bool, err error) {
 }
 
 // next returns the events behind a position: those that this process remembers, else what the database has.
-func (r *Relay) next(ctx context.Context, after int64) ([]event, error) {
+func (r *Relay) next(ctx context.Context, l lease) ([]event, error) {
 	if r.Recent != nil && !r.parked {
-		known, whole := r.Recent(after, r.BatchMax)
+		known, whole := r.Recent(l.incarnation, l.position, r.BatchMax)
 		if len(known) > 0 {
 			events := make([]event, len(known))
 			for i, c := range known {
@@ -255,7 +273,7 @@ func (r *Relay) next(ctx context.Context, after int64) ([]event, error) {
 			return nil, nil
 		}
 	}
-	events, err := r.table.read(ctx, r.Prefix, after, r.BatchMax)
+	events, err := r.table.read(ctx, r.Prefix, l, r.BatchMax)
 	if err == nil && len(events) == 0 {
 		r.read = time.Now()
 	}
@@ -264,7 +282,7 @@ func (r *Relay) next(ctx context.Context, after int64) ([]event, error) {
 
 // save writes the checkpoint, and parks what waits behind parked lanes.
 func (r *Relay) save(ctx context.Context, l *lease, waiting []event) error {
-	if err := r.table.advance(ctx, l.epoch, l.position, r.ahead, positions(waiting), r.owner, r.LeaseTTL); err != nil {
+	if err := r.table.advance(ctx, *l, r.ahead, positions(waiting), r.owner, r.LeaseTTL); err != nil {
 		return err
 	}
 	failpoint.Hit("relay.after_checkpoint")

@@ -199,6 +199,6 @@ func (t table) read(ctx context.Context, after int64, limit int, wanted func(es.
 
 // end is the position of the newest event; 0 = there is none.
 func (t table) end(ctx context.Context) (end int64, err error) {
-	err = t.pool.QueryRow(ctx, `SELECT position FROM es_log`).Scan(&end)
+	err = t.pool.QueryRow(ctx, `SELECT es_end()`).Scan(&end)
 	return end, espg.Classify("read the log's end", err)
 }

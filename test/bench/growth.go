@@ -204,7 +204,7 @@ func (g *stage) look(ctx context.Context, h *history) error {
 	g.Bytes = map[string]int64{}
 	for name, pool := range h.pools {
 		var bytes, events int64
-		if err := pool.QueryRow(ctx, "SELECT pg_database_size(current_database()), position FROM es_log").Scan(&bytes, &events); err != nil {
+		if err := pool.QueryRow(ctx, "SELECT pg_database_size(current_database()), es_end()").Scan(&bytes, &events); err != nil {
 			return err
 		}
 		g.Bytes[name], g.Stored = bytes, g.Stored+events

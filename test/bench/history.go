@@ -244,7 +244,7 @@ func (h *history) writeSagas(ctx context.Context, from <-chan []ledger.Transfer)
 
 // published has the relays take all events as published.
 func (h *history) published(ctx context.Context) error {
-	return h.each(ctx, "UPDATE outbox_relay SET position = (SELECT position FROM es_log)")
+	return h.each(ctx, "UPDATE outbox_relay SET position = es_end()")
 }
 
 // settle has Postgres know its tables as it would after so long, and write them out.

@@ -43,10 +43,10 @@ type table struct {
 
 // steady are the tables whose size does not depend on how much has happened.
 var steady = []struct{ database, table string }{
-	{system.AccountDatabase, "es_log"}, {system.AccountDatabase, "outbox_relay"}, {system.AccountDatabase, "book_total"},
+	{system.AccountDatabase, "outbox_relay"}, {system.AccountDatabase, "book_total"},
 	{system.AccountDatabase, "account_view"}, {system.AccountDatabase, "es_head"},
-	{system.TransactionDatabase, "es_log"}, {system.TransactionDatabase, "outbox_relay"}, {system.TransactionDatabase, "transaction_pending"},
-	{system.SagaDatabase, "es_log"}, {system.SagaDatabase, "outbox_relay"}, {system.SagaDatabase, "saga_engine"},
+	{system.TransactionDatabase, "outbox_relay"}, {system.TransactionDatabase, "transaction_pending"},
+	{system.SagaDatabase, "outbox_relay"}, {system.SagaDatabase, "saga_engine"},
 }
 
 // soakReport is what a soak found.
@@ -198,7 +198,7 @@ func (c *cluster) look(ctx context.Context, database string, s *sample) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var pending int64
-	if err := conn.QueryRow(ctx, `SELECT l.position - r.position FROM es_log l, outbox_relay r`).Scan(&pending); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT es_end() - position FROM outbox_relay`).Scan(&pending); err != nil {
 		return err
 	}
 	s.Pending += pending

@@ -50,7 +50,7 @@ func TestAuditorFindsWhatWasDone(t *testing.T) {
 
 // creditAgain appends a copy of the newest credit to its account, as a relay and projections in order would show it.
 const creditAgain = `WITH c AS (SELECT * FROM es_event WHERE event_type = 'BalanceChanged' AND convert_from(payload, 'UTF8') LIKE '%"changeType":"CREDIT"%' ORDER BY position DESC LIMIT 1),
-	l AS (UPDATE es_log SET position = position + 1 RETURNING position),
+	l AS (SELECT es_end() + 1 AS position),
 	r AS (UPDATE outbox_relay SET position = position + 1),
 	b AS (INSERT INTO outbox_batch SELECT position, position, 1, now() FROM l),
 	h AS (UPDATE es_head SET version = es_head.version + 1 FROM c WHERE es_head.stream_id = c.stream_id RETURNING es_head.version)

@@ -20,6 +20,8 @@ type Topics struct {
 	Kafka  kafka.Config
 	Prefix string   // of the topics, such as "billing"
 	Types  []string // of aggregates
+
+	Incarnation int64 // of the database, for what is published
 }
 
 // Difference is one between what is committed and what is published.
@@ -179,7 +181,7 @@ func Republish(ctx context.Context, topics Topics, events []es.Event) error {
 		events = events[len(page):]
 		messages := make([]kafka.Message, len(page))
 		for i, e := range page {
-			if messages[i], err = outbox.Message(topics.Prefix, e); err != nil {
+			if messages[i], err = outbox.Message(topics.Prefix, e, topics.Incarnation); err != nil {
 				return err
 			}
 		}

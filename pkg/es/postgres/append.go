@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,13 +30,16 @@ func (s *Store) AppendBatch(ctx context.Context, items [][]es.Append) []error {
 
 // appendGroup commits a group, with a caller's own statements in the same transaction if with is not nil.
 func (s *Store) appendGroup(ctx context.Context, g *group, with *With) []error {
-	err := s.commit(ctx, g, with)
+	var err error
+	if ctx, g.incarnation, err = s.withIncarnation(ctx); err == nil {
+		err = s.commit(ctx, g, with)
+	}
 	var unavailable *es.UnavailableError
 	switch {
 	case err == nil:
 		if len(g.written) > 0 {
-			s.recent.add(g.written)
-			s.elsewhere.commit(g.written)
+			s.recent.add(g.incarnation, g.written)
+			s.elsewhere.commit(g.incarnation, g.written)
 			for i, c := range g.written {
 				s.recall.Add(c.Payload, *g.events[i])
 			}
@@ -78,6 +82,8 @@ type group struct {
 	ids      []string
 	written  []Committed // accepted, once committed with their positions
 	events   []*es.Event // those of written
+
+	incarnation int64 // of the database, upon which the items were decided
 }
 
 func newGroup(items [][]es.Append) *group {
@@ -140,7 +146,7 @@ func (s *Store) commit(ctx context.Context, g *group, with *With) error {
 	if len(g.ids) == 0 && with == nil {
 		heads, err := s.checkHeads(ctx, conn, g.streams)
 		if err != nil {
-			return Classify("check versions", err)
+			return s.historyError(ctx, "check versions", err)
 		}
 		g.accept(heads, nil)
 		return nil
@@ -150,7 +156,7 @@ func (s *Store) commit(ctx context.Context, g *group, with *With) error {
 	}
 	heads, stored, err := s.lock(ctx, conn, g, with)
 	if err != nil {
-		return Classify("append", err)
+		return s.historyError(ctx, "append", err)
 	}
 	accepted := g.accept(heads, stored)
 	if len(accepted) == 0 && with == nil {
@@ -164,13 +170,13 @@ func (s *Store) commit(ctx context.Context, g *group, with *With) error {
 		}
 		accepted = g.accept(heads, stored)
 	}
-	end, err := s.write(b, g, accepted, heads)
+	end, err := s.write(ctx, b, g, accepted, heads)
 	if err != nil {
 		return err
 	}
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		return Classify("append", err)
+		return s.historyError(ctx, "append", err)
 	}
 	g.place(*end)
 	return nil
@@ -183,8 +189,12 @@ func (g *group) place(end int64) {
 	}
 }
 
-// lockLog goes before the statement that reads the clock: one that waited for a lock would have read it before.
-const lockLog = "SELECT FROM es_log FOR UPDATE"
+// LockLog takes the log's lock until the transaction ends. It goes before the statement that reads the log's end and the clock: one
+// that waited for the lock itself would have read them before. An advisory lock leaves no row behind whose versions pile up.
+const LockLog = "SELECT pg_advisory_xact_lock(1248, 0)"
+
+// tryLockLog is true if nobody is appending at the moment; then nobody does until the transaction ends.
+const tryLockLog = "pg_try_advisory_xact_lock_shared(1248, 0)"
 
 // lock is the first round trip: begin, lock the log, read the heads and find ids that are stored already.
 func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *With) (map[es.Stream]int64, map[string]bool, error) {
@@ -194,7 +204,7 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 	)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	b.Queue(lockLog)
+	b.Queue(LockLog)
 	queueHeads(b, g.streams, heads)
 	b.Queue("SELECT event_id::text FROM es_event WHERE event_id = ANY($1::uuid[])", g.ids).Query(func(rows pgx.Rows) error {
 		var id string
@@ -208,10 +218,15 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 	return heads, stored, err
 }
 
+// checkHeads reads the versions of streams that nothing is written to. It commits a message that nobody reads, so that it waits as a
+// write does, with a synchronous standby for that one too: the answer that is given upon these versions may be the repeat of a
+// commit whose own answer was lost, and which the standby may not have.
 func (s *Store) checkHeads(ctx context.Context, conn *pgxpool.Conn, streams []es.Stream) (map[es.Stream]int64, error) {
 	heads := make(map[es.Stream]int64, len(streams))
 	b := &pgx.Batch{}
 	queueHeads(b, streams, heads)
+	b.Queue("SELECT es_append_to($1)", es.IncarnationFrom(ctx))
+	b.Queue("SELECT pg_logical_emit_message(true, 'es', '')")
 	return heads, conn.SendBatch(ctx, b).Close()
 }
 
@@ -274,7 +289,7 @@ func check(item []es.Append, heads, at map[es.Stream]int64, stored, ids map[stri
 
 // write queues what is written: the log's new end, events, heads, the outbox row, and the inline statements. It fails unless the streams
 // written to have these heads. The log's new end is read when the batch is.
-func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Stream]int64) (end *int64, err error) {
+func (s *Store) write(ctx context.Context, b *pgx.Batch, g *group, accepted []int, heads map[es.Stream]int64) (end *int64, err error) {
 	var (
 		c      columns
 		events []es.Event
@@ -308,13 +323,12 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 		}
 	}
 	if len(events) == 0 {
+		b.Queue("SELECT es_append_to($1)", es.IncarnationFrom(ctx))
 		return end, nil
 	}
-	b.Queue(s.advance(), len(events)).QueryRow(func(row pgx.Row) error { return row.Scan(end, nil) })
-	c.queue(b)
+	b.Queue(s.insertEvents(), c.args(es.IncarnationFrom(ctx), time.Now())...).QueryRow(func(row pgx.Row) error { return row.Scan(end, nil, nil) })
 	queueEnds(b, order, ends, heads)
 	queueKept(b, kept)
-	b.Queue("INSERT INTO outbox_batch (from_position, to_position, events, created_at) SELECT position - $1 + 1, position, $1, recorded_at FROM es_log", len(events))
 	if s.inline == nil {
 		return end, nil
 	}
@@ -324,15 +338,26 @@ func (s *Store) write(b *pgx.Batch, g *group, accepted []int, heads map[es.Strea
 	return end, nil
 }
 
-// advance moves the log's end. It fails where the database is a copy of another store, and where there are inline tables that are not up to it: see
-// RefuseCopy and CatchUp.
-func (s *Store) advance() string {
+// insertEvents inserts events and their outbox row behind the log's end, and returns the new end. The log must be locked. It fails
+// where the writer knows another history than the database has, where the database is a copy of another store, and where there are
+// inline tables that are not up to it: see RefuseCopy and CatchUp.
+func (s *Store) insertEvents() string {
 	require := "follows = ''"
 	if s.inline != nil {
 		require += " AND not_inlined = 0"
 	}
-	return "UPDATE es_log SET position = position + $1, recorded_at = greatest(recorded_at + '1 microsecond', clock_timestamp())" +
-		" RETURNING position, es_require(" + require + ")"
+	return `WITH l AS MATERIALIZED (
+		SELECT coalesce(p.position, 0) AS position, es_clock(p.recorded_at, $10) AS recorded_at, ` + require + ` AS ready
+		FROM es_log LEFT JOIN LATERAL (SELECT position, recorded_at FROM es_event ORDER BY position DESC LIMIT 1) p ON true
+	), events AS (
+		INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
+		SELECT l.position + e.n, e.i, e.t, e.s, e.v, e.y, e.c, l.recorded_at, e.d
+		FROM l, unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bytea[]) WITH ORDINALITY AS e(i, t, s, v, y, c, d, n)
+	), batch AS (
+		INSERT INTO outbox_batch (from_position, to_position, events, created_at)
+		SELECT position + 1, position + $1::bigint, $1::bigint, recorded_at FROM l
+	)
+	SELECT position + $1::bigint, es_require(ready), es_append_to($9) FROM l`
 }
 
 // columns are the events as arrays for one multi-row insert.
@@ -352,12 +377,9 @@ func (c *columns) add(e *es.Event, payload []byte) {
 	c.payloads = append(c.payloads, payload)
 }
 
-// queue inserts them at the log's new end.
-func (c *columns) queue(b *pgx.Batch) {
-	b.Queue(`INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
-	         SELECT l.position - $1 + e.n, e.i, e.t, e.s, e.v, e.y, e.c, l.recorded_at, e.d
-	         FROM es_log l, unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bytea[]) WITH ORDINALITY AS e(i, t, s, v, y, c, d, n)`,
-		len(c.ids), c.ids, c.types, c.streams, c.versions, c.names, c.correlated, c.payloads)
+// args are those of insertEvents.
+func (c *columns) args(incarnation int64, now time.Time) []any {
+	return []any{len(c.ids), c.ids, c.types, c.streams, c.versions, c.names, c.correlated, c.payloads, incarnation, now}
 }
 
 // queueEnds writes the heads: one row per stream, with its last version, wherever in the group its events stand. It fails unless they

@@ -34,8 +34,8 @@ func (s *Store) atOnce(ctx context.Context, conn *pgxpool.Conn, g *group, with *
 	accepted := g.accept(heads, nil)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	b.Queue(lockLog)
-	end, err := s.write(b, g, accepted, heads)
+	b.Queue(LockLog)
+	end, err := s.write(ctx, b, g, accepted, heads)
 	if err != nil {
 		return false, nil // an item's, to be found
 	}
@@ -49,13 +49,13 @@ func (s *Store) atOnce(ctx context.Context, conn *pgxpool.Conn, g *group, with *
 	err = conn.SendBatch(ctx, b).Close()
 	var refused *pgconn.PgError
 	var unavailable *es.UnavailableError
-	if errors.As(err, &refused) && !errors.As(Classify("append", err), &unavailable) {
+	if errors.As(err, &refused) && refused.Code != otherHistory && !errors.As(Classify("append", err), &unavailable) {
 		s.apart.Store(atOnceAgain)
 		_, err := conn.Exec(ctx, "ROLLBACK")
 		return false, Classify("append", err)
 	}
 	if err != nil {
-		return false, Classify("append", err)
+		return false, s.historyError(ctx, "append", err)
 	}
 	g.place(*end)
 	return true, nil

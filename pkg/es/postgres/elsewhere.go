@@ -20,27 +20,44 @@ const (
 type elsewhere struct {
 	mu   sync.Mutex
 	seen int64 // every event up to here is this process's own, or was told of
+
+	incarnation int64 // of the database that seen is a position of
 }
 
 // commit notes a group of this process: where it lies right behind what is known, no other process's lie in between.
-func (e *elsewhere) commit(group []Committed) {
+func (e *elsewhere) commit(incarnation int64, group []Committed) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if incarnation != e.incarnation {
+		return
+	}
 	if group[0].Position == e.seen+1 {
 		e.seen = group[len(group)-1].Position
 	}
 }
 
-func (e *elsewhere) upTo(position int64) {
+func (e *elsewhere) upTo(incarnation, position int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.seen = max(e.seen, position)
+	if incarnation == e.incarnation {
+		e.seen = max(e.seen, position)
+	}
 }
 
-func (e *elsewhere) known() int64 {
+// known is what seen is, and in which incarnation.
+func (e *elsewhere) known() (incarnation, seen int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.seen
+	return e.incarnation, e.seen
+}
+
+// begin forgets what was seen in an older incarnation.
+func (e *elsewhere) begin(incarnation int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if incarnation > e.incarnation {
+		e.incarnation, e.seen = incarnation, 0
+	}
 }
 
 // TellOfOthers calls notify with events that other processes have committed, soon after they have, until ctx ends. Only their streams
@@ -74,8 +91,12 @@ func (s *Store) TellOfOthers(ctx context.Context, log *slog.Logger, wanted func(
 
 // lookElsewhere reads the streams and versions of what was committed behind what is known.
 func (s *Store) lookElsewhere(ctx context.Context) ([]es.Event, error) {
+	if _, err := s.Incarnation(ctx); err != nil {
+		return nil, err
+	}
+	incarnation, seen := s.elsewhere.known()
 	rows, err := s.pool.Query(ctx, `SELECT position, stream_type, stream_id, version FROM es_event
-		WHERE position > greatest($1, (SELECT position FROM es_log) - $2) ORDER BY position`, s.elsewhere.known(), elsewhereMax)
+		WHERE position > greatest($1, (SELECT es_end()) - $2) ORDER BY position`, seen, elsewhereMax)
 	if err != nil {
 		return nil, Classify("look for others' events", err)
 	}
@@ -85,7 +106,7 @@ func (s *Store) lookElsewhere(ctx context.Context) ([]es.Event, error) {
 	)
 	_, err = pgx.ForEachRow(rows, []any{&e.Position, &e.Stream.Type, &e.Stream.ID, &e.Version}, func() error { events = append(events, e); return nil })
 	if len(events) > 0 && err == nil {
-		s.elsewhere.upTo(events[len(events)-1].Position)
+		s.elsewhere.upTo(incarnation, events[len(events)-1].Position)
 	}
 	return events, Classify("look for others' events", err)
 }

@@ -80,7 +80,7 @@ func holdLog(t *testing.T, pool *pgxpool.Pool) (release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(context.Background(), `SELECT 1 FROM es_log FOR UPDATE`); err != nil {
+	if _, err := tx.Exec(context.Background(), postgres.LockLog); err != nil {
 		t.Fatal(err)
 	}
 	return func() { _ = tx.Rollback(context.Background()) }
@@ -224,8 +224,12 @@ func TestTheSecretIsTheDatabases(t *testing.T) {
 func TestRecordedTimeNeverDecreases(t *testing.T) {
 	s, pool := openInline(t, nil)
 	ahead := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
-	exec(t, pool, `UPDATE es_log SET recorded_at = $1`, ahead)
-	for v := range int64(3) {
+	if err := s.Append(t.Context(), after(stream("a"), 0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `UPDATE es_event SET recorded_at = $1`, ahead)
+	exec(t, pool, `UPDATE seen SET recorded_at = $1`, ahead)
+	for v := int64(1); v <= 3; v++ {
 		ahead = ahead.Add(time.Microsecond)
 		if err := s.Append(t.Context(), after(stream("a"), v, 1)); err != nil {
 			t.Fatal(err)
@@ -238,7 +242,7 @@ func TestRecordedTimeNeverDecreases(t *testing.T) {
 			t.Errorf("the clock says %v, want a microsecond after %v (%v)", now, ahead, err)
 		}
 	}
-	checkBooks(t, s, pool, 3)
+	checkBooks(t, s, pool, 4)
 }
 
 // What waits for a look at the clock is recorded after it, whether its group is sent whole or looked at first.
@@ -255,7 +259,7 @@ func TestWhatWaitsForTheClockIsRecordedAfterIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = tx.Rollback(t.Context()) }()
-		if _, err := tx.Exec(t.Context(), "SELECT FROM es_log FOR SHARE"); err != nil { // as Clock does
+		if _, err := tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock_shared(1248, 0)"); err != nil { // as Clock does
 			t.Fatal(err)
 		}
 		done := make(chan error, 1)

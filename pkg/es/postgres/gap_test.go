@@ -266,7 +266,7 @@ func (g *gap) awaitCheckpoints(ctx context.Context) {
 // check holds the books against each other.
 func (g *gap) check() {
 	for what, sql := range map[string]string{
-		"the log's end":     `SELECT position FROM es_log`,
+		"the log's end":     `SELECT es_end()`,
 		"the last position": `SELECT max(position) FROM es_event`,
 		"events":            `SELECT count(*) FROM es_event`,
 		"effects":           `SELECT count(*) FROM effect`,

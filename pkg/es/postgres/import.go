@@ -44,6 +44,7 @@ func (s *Store) Import(ctx context.Context, events []es.Event, o ImportOptions) 
 	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
+	b.Queue(LockLog)
 	i.queue(b, s.inline != nil, o.Follows)
 	if o.Published {
 		// One batch of all there is, delivered: no relay takes old ones away.
@@ -74,7 +75,7 @@ func (s *Store) Import(ctx context.Context, events []es.Event, o ImportOptions) 
 		return Classify("import", err)
 	}
 	if !o.Published {
-		s.recent.add(i.committed)
+		s.recent.add(s.history.number.Load(), i.committed)
 		select {
 		case s.committed <- struct{}{}:
 		default:
@@ -132,9 +133,10 @@ func (i *imported) first() int64 { return i.positions[0] }
 func (i *imported) last() int64  { return i.positions[len(i.positions)-1] }
 
 func (i *imported) queue(b *pgx.Batch, inline bool, follows string) {
-	b.Queue(`WITH moved AS (UPDATE es_log SET position = $1, recorded_at = greatest(recorded_at, $2), not_inlined = not_inlined + CASE WHEN $4 THEN 0 ELSE $1 - $3 END
-	             WHERE position = $3 AND follows = $5 AND (NOT $4 OR not_inlined = 0) RETURNING 1)
-	         SELECT es_require(count(*) = 1) FROM moved`, i.last(), i.recorded[len(i.recorded)-1], i.first()-1, inline, follows)
+	b.Queue(`SELECT es_require(es_end() = $1 AND follows = $3 AND (NOT $2 OR not_inlined = 0)) FROM es_log`, i.first()-1, inline, follows)
+	if !inline {
+		b.Queue(`UPDATE es_log SET not_inlined = not_inlined + $1`, len(i.positions))
+	}
 	b.Queue(`INSERT INTO es_event (position, event_id, stream_type, stream_id, version, event_type, correlation_id, recorded_at, payload)
 	         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::timestamptz[], $9::bytea[])`,
 		i.positions, i.ids, i.types, i.streams, i.versions, i.names, i.correlated, i.recorded, i.payloads)
@@ -156,7 +158,10 @@ func (s *Store) CatchUp(ctx context.Context) error {
 		done := false
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			var at, end int64
-			if err := tx.QueryRow(ctx, `SELECT position - not_inlined, position FROM es_log FOR UPDATE`).Scan(&at, &end); err != nil {
+			if _, err := tx.Exec(ctx, LockLog); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `SELECT es_end() - not_inlined, es_end() FROM es_log`).Scan(&at, &end); err != nil {
 				return err
 			}
 			if done = at == end; done {
@@ -177,7 +182,7 @@ func (s *Store) CatchUp(ctx context.Context) error {
 			if err := s.inline(b, events); err != nil {
 				return fmt.Errorf("inline: %w", err)
 			}
-			b.Queue(`UPDATE es_log SET not_inlined = position - $1`, events[len(events)-1].Position)
+			b.Queue(`UPDATE es_log SET not_inlined = es_end() - $1`, events[len(events)-1].Position)
 			return tx.SendBatch(ctx, b).Close()
 		})
 		if err != nil || done {

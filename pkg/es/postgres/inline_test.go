@@ -84,7 +84,7 @@ func checkBooks(t *testing.T, s *postgres.Store, pool *pgxpool.Pool, want int64)
 		t.Errorf("%d events, want %d", n, want)
 	}
 	for what, sql := range map[string]string{
-		"the log's end":                 `SELECT position FROM es_log`,
+		"the log's end":                 `SELECT es_end()`,
 		"events by the outbox rows":     `SELECT coalesce(sum(events), 0) FROM outbox_batch`,
 		"positions of the outbox rows":  `SELECT count(DISTINCT p) FROM outbox_batch, generate_series(from_position, to_position) AS p`,
 		"events that Inline has stored": `SELECT count(*) FROM seen JOIN es_event USING (position, event_id, stream_id, recorded_at)`,

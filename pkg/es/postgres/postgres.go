@@ -50,6 +50,7 @@ type Store struct {
 	recall    es.Recall
 	elsewhere elsewhere
 	apart     atomic.Int64 // groups that are not to be sent whole, before the next that is
+	history   history
 }
 
 // New returns a store on a database that Migrations were applied to.
@@ -80,17 +81,42 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) 
 		st.ID, st.Type, after, limit)
 }
 
-// Clock is es.Store's. It waits for the commit that holds the log's lock; those after it take their time later.
+// How often, and how long apart, Clock looks for the end of a commit under way before it answers with the time of the one before.
+const (
+	clockLooks = 20
+	clockPause = 2 * time.Millisecond
+)
+
+// Clock is es.Store's. It does not stand in the queue for the log's lock, so that reading the past holds up no commit: while
+// others append it looks until they have recorded something after it was called, or for 40 ms.
 func (s *Store) Clock(ctx context.Context) (time.Time, error) {
-	var recorded, now time.Time
-	b := &pgx.Batch{} // one transaction: the clock is read under the lock
-	b.Queue("SELECT recorded_at FROM es_log FOR SHARE").QueryRow(func(row pgx.Row) error { return row.Scan(&recorded) })
-	b.Queue("SELECT clock_timestamp()").QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
-	err := s.pool.SendBatch(ctx, b).Close()
-	if recorded.After(now) {
-		now = recorded.Add(time.Microsecond) // the clock went back; events go on at what was recorded last
+	var began time.Time
+	for look := 1; ; look++ {
+		var (
+			recorded, now time.Time
+			idle          bool
+		)
+		err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT recorded_at FROM es_event ORDER BY position DESC LIMIT 1), 'epoch'), `+tryLockLog+`, clock_timestamp()`).
+			Scan(&recorded, &idle, &now)
+		if err != nil {
+			return time.Time{}, Classify("read the clock", err)
+		}
+		if began.IsZero() {
+			began = now
+		}
+		next := recorded.Add(time.Microsecond) // the earliest time of what comes
+		switch {
+		case idle && now.After(next):
+			return now.UTC(), nil
+		case idle || next.After(began) || look == clockLooks:
+			return next.UTC(), nil
+		}
+		select {
+		case <-time.After(clockPause):
+		case <-ctx.Done():
+			return time.Time{}, Classify("read the clock", ctx.Err())
+		}
 	}
-	return now.UTC(), Classify("read the clock", err)
 }
 
 // Lookup is es.Store's.
@@ -162,7 +188,7 @@ func (s *Store) ReadAll(ctx context.Context, aggregateType string, from es.From)
 // End is es.Store's.
 func (s *Store) End(ctx context.Context) (int64, error) {
 	var end int64
-	err := s.pool.QueryRow(ctx, `SELECT position FROM es_log`).Scan(&end)
+	err := s.pool.QueryRow(ctx, `SELECT es_end()`).Scan(&end)
 	return end, Classify("read the log's end", err)
 }
 
@@ -207,9 +233,9 @@ func Classify(op string, err error) error {
 	if errors.As(err, &pg) {
 		switch {
 		case strings.HasPrefix(pg.Code, "57"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"),
-			pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03":
+			pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03", pg.Code == otherHistory, pg.Code == clockAhead:
 			// Shutting down, cancelled, connection trouble, out of resources, deadlock, read-only after a failover, idle for too
-			// long, lock not to be had: asking again can help.
+			// long, lock not to be had, another history, a clock that is far ahead: asking again can help.
 			return &es.UnavailableError{Op: op, Err: err}
 		}
 		return fmt.Errorf("%s: %w", op, err)

@@ -43,7 +43,7 @@ func commit(t *testing.T, s *Store, n, padding int) {
 // gives checks which positions a store remembers behind one.
 func gives(t *testing.T, s *Store, after int64, limit int, wantWhole bool, want ...int64) {
 	t.Helper()
-	events, whole := s.Recent(after, limit)
+	events, whole := s.Recent(1, after, limit)
 	var got []int64
 	for _, e := range events {
 		got = append(got, e.Position)
@@ -92,7 +92,7 @@ func TestRecentIsWhatIsStored(t *testing.T) {
 	var got []Committed
 	take := func() {
 		at := int64(len(got))
-		events, whole := s.Recent(at, 7)
+		events, whole := s.Recent(1, at, 7)
 		if len(events) > 0 && !whole {
 			t.Error("something is there, and it is not whole")
 		}
@@ -160,7 +160,7 @@ func TestRecentHasNothingThatWasRefused(t *testing.T) {
 	if err := s.Append(ended, event(3)); err == nil {
 		t.Fatal("committed without a connection")
 	}
-	events, whole := s.Recent(0, 10)
+	events, whole := s.Recent(1, 0, 10)
 	if len(events) != 2 || !whole || events[0].Version != 1 || events[1].Version != 2 {
 		t.Errorf("%+v, %v", events, whole)
 	}
@@ -175,15 +175,15 @@ func TestRecentBehindALateCommitter(t *testing.T) {
 		}
 		return group
 	}
-	s.recent.add(at(3, 4))
+	s.recent.add(1, at(3, 4))
 	gives(t, &s, 0, 10, false)
-	s.recent.add(at(1, 2))
+	s.recent.add(1, at(1, 2))
 	gives(t, &s, 0, 10, true, 1, 2, 3, 4)
-	s.recent.add(at(6))
+	s.recent.add(1, at(6))
 	gives(t, &s, 4, 10, false) // 5 is read from the database, with 6
-	s.recent.add(at(5))
+	s.recent.add(1, at(5))
 	gives(t, &s, 6, 10, true)
-	s.recent.add(at(7))
+	s.recent.add(1, at(7))
 	gives(t, &s, 6, 10, true, 7)
 }
 

@@ -76,7 +76,7 @@ func (r *Replica) Begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tag, err := r.To.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE position = $2`, r.Name, at)
+	tag, err := r.To.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE es_end() = $2`, r.Name, at)
 	if err == nil && tag.RowsAffected() != 1 {
 		err = &es.UnavailableError{Op: "note what is followed", Err: fmt.Errorf("something else writes to the database")}
 	}
@@ -125,8 +125,15 @@ func (r *Replica) Run(ctx context.Context) error {
 	again.InitialInterval, again.MaxInterval = 50*time.Millisecond, 2*time.Second
 	poll := time.NewTicker(replicaPoll)
 	defer poll.Stop()
+	polled := false
 	for {
-		err := r.copy(ctx)
+		var err error
+		if polled {
+			err = r.stillThere(ctx)
+		}
+		if err == nil {
+			err = r.copy(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -154,11 +161,22 @@ func (r *Replica) Run(ctx context.Context) error {
 		}
 		select {
 		case <-wake:
+			polled = false
 		case <-wait:
+			polled = true
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// stillThere looks whether the database has what was copied to it: after a fail-over it may not.
+func (r *Replica) stillThere(ctx context.Context) error {
+	end, err := r.To.End(ctx)
+	if at, _ := r.position(); err != nil || end >= at {
+		return err
+	}
+	return r.look(ctx, &NotNextError{First: end + 2, Err: errors.New("the database ends before that")})
 }
 
 // look finds out how far the database is, where what was to be copied does not follow.
@@ -170,14 +188,17 @@ func (r *Replica) look(ctx context.Context, notNext *NotNextError) error {
 	if err != nil {
 		return err
 	}
-	if at < notNext.First {
+	if at == notNext.First-1 {
 		return notNext
 	}
 	last, err := r.same(ctx, at)
 	if err != nil {
 		return err
 	}
-	r.reached(at, last)
+	if was, _ := r.position(); at < was {
+		r.Log.Error("the database lost a part of its copy, which is copied again", "store", r.Name, "was_at", was, "is_at", at)
+	}
+	r.set(at, last)
 	return nil
 }
 
@@ -226,13 +247,18 @@ func (r *Replica) position() (at int64, last string) {
 }
 
 func (r *Replica) reached(at int64, last string) {
+	if was, _ := r.position(); at > was {
+		r.set(at, last)
+	}
+}
+
+// set says how far the database is: further than before, or less far where it lost a part.
+func (r *Replica) set(at int64, last string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at > r.at {
-		r.at, r.last = at, last
-		close(r.moved)
-		r.moved = make(chan struct{})
-	}
+	r.at, r.last = at, last
+	close(r.moved)
+	r.moved = make(chan struct{})
 }
 
 // Await returns once the database has all that the store had when it was called, after 10 s with an *es.UnavailableError.

@@ -18,6 +18,7 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
 	"example.com/billing/pkg/es/postgres"
+	"example.com/billing/pkg/pgtest"
 )
 
 // migrated is a database with the store's tables, and one that is inline.
@@ -313,7 +314,7 @@ func TestInlineTablesCatchUp(t *testing.T) {
 		t.Error(err)
 	}
 	var n, inlined, end int64
-	if err := pool.QueryRow(t.Context(), `SELECT n, position - not_inlined, position FROM counted, es_log`).Scan(&n, &inlined, &end); err != nil || n != 2503 || inlined != 2503 || end != 2503 {
+	if err := pool.QueryRow(t.Context(), `SELECT n, es_end() - not_inlined, es_end() FROM counted, es_log`).Scan(&n, &inlined, &end); err != nil || n != 2503 || inlined != 2503 || end != 2503 {
 		t.Errorf("%d inline up to position %d of %d (%v), want 2503", n, inlined, end, err)
 	}
 }
@@ -377,5 +378,33 @@ func TestReplicaOfAStoreThatLosesEvents(t *testing.T) {
 		if end, err := counting(pool).End(t.Context()); err != nil || end != 5 {
 			t.Errorf("%d others: the copy ends at %d (%v)", others, end, err)
 		}
+	}
+}
+
+// A database that loses a part of its copy, as by a fail-over to a standby that lagged, gets it again, whether or not something new comes.
+func TestACopyThatLostItsEndIsCopiedAgain(t *testing.T) {
+	pool, source := migrated(t), memory.New()
+	st := es.Stream{Type: "Test", ID: "a"}
+	if err := happened(t.Context(), source, st, 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	r := replica(pool, source, "source", true)
+	if err := r.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	if err := r.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	loseBehind(t, pool, 6)
+	exec(t, pool, `UPDATE counted SET n = 6`)
+	pgtest.Eventually(t, "the copy is whole again", func() bool {
+		return number(t, pool, `SELECT es_end()`) == 10 && number(t, pool, `SELECT n FROM counted`) == 10
+	})
+	if got, want := all(t, postgres.New(pool, postgres.Options{})), all(t, source); got != want {
+		t.Errorf("copied\n%s\nwant\n%s", got, want)
 	}
 }

@@ -63,7 +63,7 @@ func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.DefinitionI
 		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT`+claimable+`)`, types, versions).Scan(&some); err != nil || !some {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `SELECT FROM es_log FOR UPDATE`); err != nil {
+		if _, err := tx.Exec(ctx, espg.LockLog); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, `WITH mine AS (SELECT o.saga_id`+claimable+` ORDER BY o.created_at, o.saga_id LIMIT $3)

@@ -33,7 +33,7 @@ type transit struct {
 // that only what was in flight at a time is held.
 func readTransit(ctx context.Context, tx pgx.Tx, show func() error) (*transit, error) {
 	t := &transit{by: map[flight]decimal.Decimal{}, first: map[flight]string{}}
-	if err := tx.QueryRow(ctx, `SELECT position FROM es_log`).Scan(&t.end); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT es_end()`).Scan(&t.end); err != nil {
 		return nil, fmt.Errorf("read the log's end: %w", err)
 	}
 	postings, err := open(ctx, tx, "postings", pgx.RowTo[[]byte],

@@ -158,4 +158,4 @@ func (a Auditor) Open(ctx context.Context) ([]string, error) {
 	return open, nil
 }
 
-const outboxLag = `SELECT (SELECT position FROM es_log) - (SELECT position FROM outbox_relay)`
+const outboxLag = `SELECT es_end() - (SELECT position FROM outbox_relay)`

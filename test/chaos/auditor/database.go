@@ -163,7 +163,7 @@ func (x *audit) heads(ctx context.Context, tx pgx.Tx, kind string) error {
 // remembered cover the log without gaps.
 func (x *audit) outbox(ctx context.Context, tx pgx.Tx, kind string, last int64) error {
 	var end, relay int64
-	if err := tx.QueryRow(ctx, `SELECT (SELECT position FROM es_log), (SELECT position FROM outbox_relay)`).Scan(&end, &relay); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT es_end(), (SELECT position FROM outbox_relay)`).Scan(&end, &relay); err != nil {
 		return err
 	}
 	expect(x, "order", kind+" database", "the log's end", end, last)

@@ -142,7 +142,13 @@ func (c *diffCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	topics := ops.Topics{Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: edge.TopicPrefix, Types: c.Types}
+	incarnation, err := espg.New(s.pool, espg.Options{}).Incarnation(ctx)
+	if err != nil {
+		return err
+	}
+	topics := ops.Topics{
+		Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: edge.TopicPrefix, Types: c.Types, Incarnation: incarnation,
+	}
 	found := map[string]int{}
 	var missing []es.Event
 	publish := func() error {
@@ -231,7 +237,7 @@ func (c *copyCmd) Run(ctx context.Context) (err error) {
 func copySecret(ctx context.Context, from, to *store) error {
 	secret, err := espg.New(from.pool, espg.Options{}).Secret(ctx)
 	if err == nil {
-		_, err = to.pool.Exec(ctx, `UPDATE es_log SET secret = $1 WHERE position = 0`, secret)
+		_, err = to.pool.Exec(ctx, `UPDATE es_log SET secret = $1 WHERE es_end() = 0`, secret)
 	}
 	return espg.Classify("copy the secret", err)
 }

@@ -151,7 +151,7 @@ func (s *store) asTarget(ctx context.Context, from *store) (ops.Target, error) {
 	to := imported{Store: espg.New(s.pool, espg.Options{})}
 	if from.pool == nil {
 		to.follows = "copied from " + from.topic
-		if _, err := s.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE position = 0`, to.follows); err != nil {
+		if _, err := s.pool.Exec(ctx, `UPDATE es_log SET follows = $1 WHERE es_end() = 0`, to.follows); err != nil {
 			return nil, espg.Classify("note what is followed", err)
 		}
 	}
