@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -81,6 +80,7 @@ func New(cfg Config) (http.Handler, error) {
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, g.marshaler),
 		runtime.WithErrorHandler(g.onError),
 		runtime.WithRoutingErrorHandler(g.onRoutingError),
+		runtime.WithMiddlewares(g.onlyChecked),
 		runtime.WithForwardResponseOption(respond),
 		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD { return rpc.CallerFrom(ctx).Metadata() }),
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
@@ -162,11 +162,8 @@ func (g *gateway) recover(out *recorder, r *http.Request) {
 }
 
 func (g *gateway) serve(w *recorder, r *http.Request) {
-	path := r.URL.Path
-	if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
-		path = r.URL.RawPath // an encoded slash separates nothing
-	}
-	found, op, err := g.routes.find(r.Method, path)
+	segments := segmentsOf(r.URL)
+	found, op, err := g.routes.find(r.Method, r.URL.Path, segments)
 	if found != nil {
 		if r.Method == http.MethodOptions {
 			w.Header().Set("Allow", found.allow())
@@ -182,17 +179,17 @@ func (g *gateway) serve(w *recorder, r *http.Request) {
 		g.problem(w, r, err)
 		return
 	}
-	prepared, wait, failure := g.prepare(r, found, op)
+	prepared, wait, failure := g.prepare(r, found, op, segments)
 	if failure != nil {
 		drain(w, r)
 		g.problem(w, r, failure)
 		return
 	}
 	if op.watch != nil {
-		g.serveWatch(w, prepared, op.watch, found.value(path), r.Method == http.MethodHead)
+		g.serveWatch(w, prepared, op.watch, found.value(segments), r.Method == http.MethodHead)
 		return
 	}
-	ctx, cancel := context.WithTimeout(prepared.Context(), wait+requestTimeout)
+	ctx, cancel := context.WithTimeout(withRoute(prepared.Context(), found), wait+requestTimeout)
 	defer cancel()
 	op.serve.ServeHTTP(w, prepared.WithContext(ctx))
 }

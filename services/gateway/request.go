@@ -23,7 +23,7 @@ const (
 
 // prepare checks everything about a request that the contracts' JSON does not, and returns it as the mux shall see it, with how
 // long the caller wants to wait.
-func (g *gateway) prepare(r *http.Request, found *route, op *operation) (*http.Request, time.Duration, *rpc.Error) {
+func (g *gateway) prepare(r *http.Request, found *route, op *operation, segments []string) (*http.Request, time.Duration, *rpc.Error) {
 	if op.query == nil {
 		return r, 0, nil
 	}
@@ -31,6 +31,8 @@ func (g *gateway) prepare(r *http.Request, found *route, op *operation) (*http.R
 	var v rpc.Fields
 	if !utf8.ValidString(r.URL.Path) {
 		v.Add("path", "utf8", r.URL.Path)
+	} else {
+		checkPath(&v, found, segments)
 	}
 	query := checkQuery(&v, r.URL.RawQuery, op.query)
 	var wait time.Duration

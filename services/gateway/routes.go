@@ -90,9 +90,8 @@ func (all *routes) add(path, method string, op *operation) {
 	slices.SortStableFunc(*all, func(a, b *route) int { return cmp.Compare(len(a.params()), len(b.params())) })
 }
 
-// find returns the path's route, if there is one, and the operation, or why there is none.
-func (all routes) find(method, path string) (*route, *operation, *rpc.Error) {
-	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
+// find returns the route of a path's segments, if there is one, and the operation, or why there is none.
+func (all routes) find(method, path string, segments []string) (*route, *operation, *rpc.Error) {
 	at := slices.IndexFunc(all, func(r *route) bool { return r.matches(segments) })
 	if at < 0 {
 		return nil, nil, rpc.Fail(reasonRouteNotFound, "There is nothing at %s.", shorten(path))
@@ -131,11 +130,10 @@ func (r *route) params() []string {
 	return names
 }
 
-// value is what the path has in place of its first parameter.
-func (r *route) value(path string) string {
-	segments := strings.Split(path, "/")[1:]
+// value is what the path's segments have in place of the first parameter.
+func (r *route) value(segments []string) string {
 	for i, s := range r.segments {
-		if parameter(s) && i < len(segments) {
+		if parameter(s) {
 			return segments[i]
 		}
 	}
