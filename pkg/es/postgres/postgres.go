@@ -229,13 +229,21 @@ func Classify(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	// The phase comes before the code: a server that refuses a connection has executed nothing, whatever its reason
+	// (wrong password, no such database, still starting).
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return &es.UnavailableError{Op: op, Err: err}
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
 		case strings.HasPrefix(pg.Code, "57"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"),
-			pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03", pg.Code == otherHistory, pg.Code == clockAhead:
-			// Shutting down, cancelled, connection trouble, out of resources, deadlock, read-only after a failover, idle for too
-			// long, lock not to be had, another history, a clock that is far ahead: asking again can help.
+			strings.HasPrefix(pg.Code, "58"), pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03",
+			pg.Code == otherHistory, pg.Code == clockAhead:
+			// Shutting down, cancelled, connection trouble, out of resources (a full disk), deadlock, an error of the
+			// server's disk, read-only after a failover, idle for too long, lock not to be had, another history, a clock
+			// that is far ahead: asking again can help.
 			return &es.UnavailableError{Op: op, Err: err}
 		}
 		return fmt.Errorf("%s: %w", op, err)
