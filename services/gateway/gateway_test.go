@@ -240,7 +240,7 @@ func TestPanicAndDraining(t *testing.T) {
 	if p := problemIn(t, ask(t, "GET", server.URL+"/api/v1/books", "")); p.Status != 500 || p.Reason != rpc.ReasonInternal {
 		t.Errorf("got %+v", p)
 	}
-	if a := ask(t, "GET", server.URL+"/readyz", ""); a.status != 503 || strings.TrimSpace(a.body) != `{"status":"draining"}` {
+	if a := ask(t, "GET", server.URL+"/readyz", ""); a.status != 503 || a.header.Get("Retry-After") != "1" || strings.TrimSpace(a.body) != `{"status":"draining"}` {
 		t.Errorf("got %+v", a)
 	}
 	if _, err := gateway.New(gateway.Config{}); err == nil {
