@@ -35,6 +35,11 @@ func TestErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	broken, err := status.New(codes.Internal, rpc.BrokenMessage("c-0")).WithDetails(
+		&errdetails.ErrorInfo{Reason: "INTERNAL", Domain: "test", Metadata: map[string]string{"correlationId": "c-0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name    string
 		err     error
@@ -52,6 +57,7 @@ func TestErrors(t *testing.T) {
 		{"deadline", fmt.Errorf("load: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "", 0},
 		{"cancelled", context.Canceled, codes.Canceled, "CANCELLED", "", 0},
 		{"ours from downstream", fmt.Errorf("ask: %w", foreign.Err()), codes.NotFound, "SEAT_TAKEN", "no such thing", 0},
+		{"ours broken downstream", fmt.Errorf("ask: %w", broken.Err()), codes.Internal, "INTERNAL", rpc.BrokenMessage("c-1"), 0},
 		{"downstream gone", status.Error(codes.Unavailable, "dial 10.0.0.1: secret"), codes.Unavailable, "UNAVAILABLE", "", time.Second},
 		{"connection closed", status.Error(codes.Canceled, "the client connection is closing"), codes.Unavailable, "UNAVAILABLE", "", time.Second},
 		{"downstream late", status.Error(codes.DeadlineExceeded, "secret"), codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "", 0},
@@ -84,11 +90,10 @@ func TestErrors(t *testing.T) {
 				if want := `"level":"ERROR"`; (tt.code == codes.Internal) != strings.Contains(log.String(), want) {
 					t.Errorf("log: %s", log)
 				}
-				correlation := "c-1"
-				if tt.name == "ours from downstream" {
-					correlation = "c-0" // unchanged
+				assertCorrelation(t, got, "c-1") // also where a service behind this one answered under another id
+				if strings.Contains(got.Error(), "c-0") || tt.name == "ours broken downstream" && !strings.Contains(log.String(), "c-0") {
+					t.Errorf("the other call's id belongs into the log, not into the answer: %v", got)
 				}
-				assertCorrelation(t, got, correlation)
 			})
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -57,7 +58,7 @@ func (c *Catalog) statusOf(ctx context.Context, correlationID string, err error)
 	}
 	if st, ok := statusIn(err); ok {
 		if c.ours(st) {
-			return st
+			return c.correlated(st, correlationID)
 		}
 		code := st.Code()
 		if code == codes.Canceled && ctx.Err() == nil {
@@ -66,6 +67,34 @@ func (c *Catalog) statusOf(ctx context.Context, correlationID string, err error)
 		return c.status(correlationID, withoutReason(code))
 	}
 	return c.status(correlationID, withoutReason(status.FromContextError(err).Code()))
+}
+
+// BrokenMessage is what an INTERNAL error says: where to look.
+func BrokenMessage(correlationID string) string {
+	return fmt.Sprintf("Something is broken on our side; see the log under correlation id %s.", correlationID)
+}
+
+// correlated is a status from a service behind this one under the correlation id of the request that is answered. A call
+// that serves several requests, or none, has another id: the caller does not know it, and the log of this request shows it.
+func (c *Catalog) correlated(st *status.Status, correlationID string) *status.Status {
+	out := st.Proto()
+	for i, detail := range st.Details() {
+		info, ok := detail.(*errdetails.ErrorInfo)
+		if !ok || info.GetDomain() != c.domain || info.GetMetadata()["correlationId"] == correlationID {
+			continue
+		}
+		if info.Metadata == nil {
+			info.Metadata = map[string]string{}
+		}
+		info.Metadata["correlationId"] = correlationID
+		if changed, err := anypb.New(info); err == nil {
+			out.Details[i] = changed
+		}
+		if info.GetReason() == ReasonInternal {
+			out.Message = BrokenMessage(correlationID)
+		}
+	}
+	return status.FromProto(out)
 }
 
 // ours says whether a status was made from this catalog's domain.
@@ -98,7 +127,7 @@ func (c *Catalog) status(correlationID string, e *Error) *status.Status {
 	}
 	message := cut(e.Message, messageMax)
 	if reason.Name == ReasonInternal {
-		message = fmt.Sprintf("Something is broken on our side; see the log under correlation id %s.", correlationID)
+		message = BrokenMessage(correlationID)
 	}
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{
 		Reason: reason.Name, Domain: c.domain, Metadata: map[string]string{"correlationId": correlationID},

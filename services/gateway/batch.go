@@ -46,6 +46,9 @@ func (b *batches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		for i, result := range answer.GetResults() {
+			if e := result.GetError(); e.GetReason() == rpc.ReasonInternal { // its text may name the id of another call
+				e.Detail = rpc.BrokenMessage(rpc.CallerFrom(r.Context()).CorrelationID)
+			}
 			results[places[i]] = result
 		}
 	}

@@ -77,7 +77,9 @@ func (g *gateway) problem(w http.ResponseWriter, r *http.Request, e *rpc.Error) 
 	}
 	if !known {
 		reason, _ = g.catalog.Lookup(rpc.ReasonInternal)
-		detail = ""
+	}
+	if reason.Name == rpc.ReasonInternal { // a service's own text may name the id of another call
+		detail = rpc.BrokenMessage(caller.CorrelationID)
 	}
 	if reason.HTTP == http.StatusInternalServerError {
 		g.log.LogAttrs(r.Context(), slog.LevelError, "http internal error",
