@@ -115,7 +115,8 @@ func (f *Fields) PageSize(field string, size, fallback, most int32) int32 {
 // carries it.
 const structDepthMax = 100
 
-// Struct needs JSON that nests at most 100 deep, of at most most bytes as protojson writes it, without its white space, and without U+0000. Nil is fine.
+// Struct needs JSON that nests at most 100 deep, of at most most bytes as protojson writes it, without its white space,
+// without U+0000, and without numbers beyond 2^53 - 1, which a double does not tell apart. Nil is fine.
 func (f *Fields) Struct(field string, value *structpb.Struct, most int) {
 	if value == nil {
 		return
@@ -132,6 +133,8 @@ func (f *Fields) Struct(field string, value *structpb.Struct, most int) {
 		f.Add(field, "max_bytes:"+strconv.Itoa(most), "")
 	case hasNUL(structpb.NewStructValue(value)):
 		f.Add(field, "text", "")
+	default:
+		f.unsafeNumbers(field, structpb.NewStructValue(value))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
+
+// structName is free JSON: metadata, and the result of a saga's step.
+const structName = "google.protobuf.Struct"
 
 // depthMax bounds nesting: the binary form of deeper JSON could not be decoded by the services.
 const depthMax = 100
@@ -186,8 +190,11 @@ func decode(body *content, into proto.Message) *rpc.Error {
 	if err := v.Err(); err != nil {
 		return rpc.ErrorOf(err)
 	}
-	err = protojson.Unmarshal(body.raw, into)
 	fields := into.ProtoReflect().Descriptor().Fields()
+	if checkNumbers(&v, members, fields); v.Err() != nil {
+		return rpc.ErrorOf(v.Err())
+	}
+	err = protojson.Unmarshal(body.raw, into)
 	if err == nil && !slices.ContainsFunc(members, func(m member) bool {
 		field := fieldOf(fields, m.key)
 		return field != nil && !plain(field, m.value)
@@ -225,6 +232,40 @@ func checkFields(v *rpc.Fields, members []member, message proto.Message) {
 	}
 }
 
+// checkNumbers wants numbers in free JSON that are kept exactly. Only here are their digits known: behind the decoder
+// they are doubles.
+func checkNumbers(v *rpc.Fields, members []member, fields protoreflect.FieldDescriptors) {
+	for _, m := range members {
+		field := fieldOf(fields, m.key)
+		if field == nil || field.Message() == nil || field.Message().FullName() != structName {
+			continue
+		}
+		decoder := json.NewDecoder(bytes.NewReader(m.value))
+		decoder.UseNumber()
+		var value map[string]any
+		if decoder.Decode(&value) == nil { // else it is no object, which protojson refuses
+			checkNumber(v, field.JSONName(), value)
+		}
+	}
+}
+
+func checkNumber(v *rpc.Fields, path string, value any) {
+	switch value := value.(type) {
+	case json.Number:
+		if rule := rpc.CheckNumber(value.String()); rule != "" {
+			v.Add(path, rule, value.String())
+		}
+	case []any:
+		for i, inner := range value {
+			checkNumber(v, path+"["+strconv.Itoa(i)+"]", inner)
+		}
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			checkNumber(v, path+"."+key, value[key])
+		}
+	}
+}
+
 // fieldOf finds a field by either of the names that protojson takes; nil where there is none.
 func fieldOf(fields protoreflect.FieldDescriptors, key string) protoreflect.FieldDescriptor {
 	if field := fields.ByJSONName(key); field != nil {
@@ -250,7 +291,7 @@ func kindOf(field protoreflect.FieldDescriptor) string {
 		return "array"
 	}
 	if message := field.Message(); message != nil {
-		if message.FullName() == "google.protobuf.Struct" {
+		if message.FullName() == structName {
 			return "object"
 		}
 		return strings.ToLower(string(message.Name()))

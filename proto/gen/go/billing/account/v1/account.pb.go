@@ -211,7 +211,8 @@ type CreateAccountRequest struct {
 	MinBalance *string `protobuf:"bytes,5,opt,name=min_balance,json=minBalance,proto3,oneof" json:"min_balance,omitempty"`
 	// Decimal at the currency's scale.
 	MaxBalance *string `protobuf:"bytes,6,opt,name=max_balance,json=maxBalance,proto3,oneof" json:"max_balance,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Up to 128 characters: the same key and content again answer with the same account.
 	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`

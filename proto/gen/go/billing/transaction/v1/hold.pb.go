@@ -241,7 +241,8 @@ type PlaceHoldRequest struct {
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,7,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,8,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the hold to be placed. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -630,7 +631,8 @@ type CaptureHoldRequest struct {
 	DestinationAccountId *string `protobuf:"bytes,4,opt,name=destination_account_id,json=destinationAccountId,proto3,oneof" json:"destination_account_id,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,5,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,6,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the payment to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,7,opt,name=wait,proto3" json:"wait,omitempty"`

@@ -257,7 +257,8 @@ type TopupRequest struct {
 	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,6,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -412,7 +413,8 @@ type WithdrawRequest struct {
 	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,6,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -567,7 +569,8 @@ type TransferRequest struct {
 	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,6,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -722,7 +725,8 @@ type PayRequest struct {
 	Currency string `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Up to 256 characters.
 	Reference *string `protobuf:"bytes,6,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -873,7 +877,8 @@ type RefundRequest struct {
 	Amount *string `protobuf:"bytes,3,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
 	// Up to 256 characters: why.
 	Reason *string `protobuf:"bytes,4,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata *structpb.Struct `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Wait this long at most, 30s, for the transaction to end. Over REST: the query parameter wait.
 	Wait          *durationpb.Duration `protobuf:"bytes,6,opt,name=wait,proto3" json:"wait,omitempty"`
@@ -1070,7 +1075,8 @@ type BatchItem struct {
 	Reference *string `protobuf:"bytes,10,opt,name=reference,proto3,oneof" json:"reference,omitempty"`
 	// Refund: up to 256 characters.
 	Reason *string `protobuf:"bytes,11,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
-	// Up to 16 KiB of JSON; its numbers are kept as doubles.
+	// Up to 16 KiB of JSON. A number that a double does not keep exactly (beyond 2^53 - 1, or of too many digits)
+	// is refused: send it as text.
 	Metadata      *structpb.Struct `protobuf:"bytes,12,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
