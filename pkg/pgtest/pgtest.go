@@ -5,7 +5,6 @@ import (
 	"context"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/dsn"
 	"example.com/billing/pkg/migrate"
 )
 
@@ -36,7 +36,7 @@ func DSN(t testing.TB) string {
 	name := "test_" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	execute(t, server, "CREATE DATABASE "+name)
 	t.Cleanup(func() { execute(t, server, "DROP DATABASE "+name+" WITH (FORCE)") })
-	u, err := url.Parse(server)
+	u, err := dsn.URL(server)
 	if err != nil {
 		t.Fatalf("%s: %v", Env, err)
 	}

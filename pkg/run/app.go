@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"example.com/billing/pkg/dsn"
 )
 
 // stopTimeout bounds a whole orderly stop.
@@ -89,8 +91,8 @@ func (a *App) Retry(ctx context.Context, what string, f func(context.Context) er
 }
 
 // Postgres opens a pool and waits until the database answers. The DSN's own settings win over these, which may be nil.
-func (a *App) Postgres(dsn string, settings map[string]string) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(dsn)
+func (a *App) Postgres(address string, settings map[string]string) (*pgxpool.Pool, error) {
+	cfg, err := dsn.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"example.com/billing/pkg/dsn"
 )
 
 // Common are the settings of every service.
@@ -49,7 +51,8 @@ func Main[C any](name, description string, cfg *C, body func(ctx context.Context
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	kong.Parse(cfg, kong.Name(name), kong.Description(description), kong.UsageOnError())
+	kong.Parse(cfg, kong.Name(name), kong.Description(description), kong.UsageOnError(),
+		kong.Writers(os.Stdout, dsn.Hide(os.Stderr, os.Args[1:])))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := body(ctx, *cfg); err != nil && !errors.Is(err, context.Canceled) {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"example.com/billing/pkg/dsn"
 	"example.com/billing/pkg/pgtest"
 )
 
@@ -43,7 +43,7 @@ func onDatabase(ctx context.Context, f func(dsn string) error) error {
 	if server == "" {
 		return fmt.Errorf("%s names no server: use `make bench-rebuild`", pgtest.Env)
 	}
-	u, err := url.Parse(server)
+	u, err := dsn.URL(server)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pgtest.Env, err)
 	}

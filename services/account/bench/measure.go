@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/dsn"
 	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/job"
@@ -154,9 +155,9 @@ func (b *bench) rebuild(ctx context.Context) (r projection.Rebuilt, err error) {
 }
 
 // open makes the tables and the parts that work on them.
-func (b *bench) open(ctx context.Context, dsn string) (closeAll func(), err error) {
+func (b *bench) open(ctx context.Context, address string) (closeAll func(), err error) {
 	for _, pool := range []**pgxpool.Pool{&b.pool, &b.background} {
-		cfg, err := pgxpool.ParseConfig(dsn)
+		cfg, err := dsn.Parse(address)
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"example.com/billing/deploy/local/demo"
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/pkg/dsn"
 )
 
 type commands struct {
@@ -25,7 +26,7 @@ type commands struct {
 func main() {
 	dieWithParent()
 	var c commands
-	k := kong.Parse(&c, kong.Name("billing"), kong.UsageOnError(),
+	k := kong.Parse(&c, kong.Name("billing"), kong.UsageOnError(), kong.Writers(os.Stdout, dsn.Hide(os.Stderr, os.Args[1:])),
 		kong.Description("The whole system in one process, on embedded Postgres and Kafka. For development: a production system runs the four services."))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

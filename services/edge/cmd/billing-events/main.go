@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"example.com/billing/pkg/dsn"
 )
 
 const about = `Reads, compares and copies event stores.
@@ -30,7 +32,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c commands
-	k := kong.Parse(&c, kong.Name("billing-events"), kong.Description(about), kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
+	k := kong.Parse(&c, kong.Name("billing-events"), kong.Description(about), kong.UsageOnError(),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Writers(os.Stdout, dsn.Hide(os.Stderr, os.Args[1:])))
 	if err := k.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "billing-events:", err)
 		stop()

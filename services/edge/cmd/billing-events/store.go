@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net/url"
 	"os"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/dsn"
 	"example.com/billing/pkg/es"
 	eskafka "example.com/billing/pkg/es/kafka"
 	"example.com/billing/pkg/es/ops"
@@ -32,24 +32,37 @@ type store struct {
 
 // find reads a store's name. It connects to a database, and looks whether it answers.
 func find(ctx context.Context, name string) (*store, error) {
-	u, err := url.Parse(name)
+	u, err := dsn.URL(name)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("store %q: %w", name, err)
+		return nil, fmt.Errorf("store %s: %w", dsn.Name(name), err)
 	case u.Scheme == "postgres" || u.Scheme == "postgresql":
-		pool, err := pgxpool.New(ctx, name)
+		pool, err := connect(ctx, name)
 		if err != nil {
-			return nil, fmt.Errorf("store %q: %w", u.Redacted(), err)
-		}
-		if err := pool.Ping(ctx); err != nil {
-			pool.Close()
-			return nil, fmt.Errorf("store %q: %w", u.Redacted(), err)
+			return nil, fmt.Errorf("store %s: %w", dsn.Name(name), err)
 		}
 		return &store{pool: pool}, nil
 	case u.Scheme == "kafka" && u.Host != "" && strings.Trim(u.Path, "/") != "":
 		return &store{kafka: kafka.Config{Brokers: strings.Split(u.Host, ","), ClientID: "billing-events", Log: logTo}, topic: strings.Trim(u.Path, "/")}, nil
 	}
-	return nil, fmt.Errorf("store %q: it must be postgres://… or kafka://BROKER[,BROKER…]/TOPIC", u.Redacted())
+	return nil, fmt.Errorf("store %s: it must be postgres://… or kafka://BROKER[,BROKER…]/TOPIC", dsn.Name(name))
+}
+
+// connect opens a pool on a database that answers.
+func connect(ctx context.Context, name string) (*pgxpool.Pool, error) {
+	cfg, err := dsn.Parse(name)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
 }
 
 func (s *store) close() {
