@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -10,8 +11,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-
-	"example.com/billing/pkg/batch"
 )
 
 const (
@@ -21,7 +20,8 @@ const (
 	// A rebalance is noticed on a heartbeat, so the interval is also how long a
 	// new member waits for the others. A second of it costs next to nothing.
 	heartbeatInterval = time.Second
-	rebalanceTimeout  = 15 * time.Second       // Handle must return within it once cancelled
+	rebalanceTimeout  = 15 * time.Second       // to join again after a rebalance began
+	handleGrace       = 5 * time.Second        // Handle is waited for after its ctx ended; well within rebalanceTimeout
 	fetchWait         = 250 * time.Millisecond // an empty fetch; data ends it at once
 	commitInterval    = time.Second
 	lingerBytes       = 256 << 10 // as much is fetched without waiting
@@ -41,14 +41,16 @@ type ConsumerConfig struct {
 	// Linger is how long messages may wait for others, so that fewer fetches and
 	// calls carry them; 0 = not at all.
 	Linger time.Duration
-	// Handle gets messages of each partition in offset order, one call at a time:
-	// what comes in from any partition meanwhile is in the next call. The offsets
-	// are marked only after it returned nil. On an error each partition's messages
-	// are tried again with exponential backoff (100 ms to 10 s), for ever, until
-	// ctx ends or the partition is lost: nothing is skipped, and one partition's
-	// messages hold up no other's. It must return soon after ctx ends, which also happens at every
-	// rebalance. The slice is used again after it returned; keys, values and
-	// headers may be kept.
+	// Handle gets messages of one partition, in offset order. Each partition has one
+	// call at a time; calls of different partitions run beside each other, so that
+	// a partition that is slow or fails delays no other. There are never more calls
+	// than partitions held. Offsets are marked only after it returned nil. After an
+	// error the same messages are tried again with exponential backoff (100 ms to
+	// 10 s), for ever, until ctx ends or the partition is lost: nothing is skipped.
+	// It must return soon after ctx ends, which also happens at every rebalance. A
+	// call that does not return within 5 s is left behind, and its partition waits
+	// for it. The slice is used again after it returned; keys, values and headers
+	// may be kept.
 	Handle func(ctx context.Context, batch []Message) error
 }
 
@@ -62,14 +64,13 @@ type Consumer struct {
 	closed context.Context
 	close  context.CancelFunc
 
-	calls *batch.Queue[part, struct{}] // of Handle
-
 	running sync.Mutex // held by Run
 
 	mu     sync.Mutex
 	ready  bool
 	claims map[string][]int32
-	last   time.Time // when the latest session ended, or Run began to look for one
+	turns  map[source]chan struct{} // one place for each partition: for its call of Handle
+	last   time.Time                // when the latest session ended, or Run began to look for one
 }
 
 // NewConsumer checks the configuration. It opens no connection; Run does.
@@ -107,8 +108,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if err := conf.Validate(); err != nil {
 		return nil, wrap("consumer config", err)
 	}
-	c := &Consumer{cfg: cfg, conf: conf}
-	c.calls = batch.New(batch.Options{BatchMax: partsMax, Linger: callLinger}, c.call)
+	c := &Consumer{cfg: cfg, conf: conf, turns: map[source]chan struct{}{}}
 	c.closed, c.close = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -311,7 +311,7 @@ func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.Consu
 func (h *handler) handle(ctx context.Context, messages []Message) bool {
 	wait := newBackoff()
 	for attempt := 1; ctx.Err() == nil; attempt++ {
-		_, err := h.calls.Do(context.WithoutCancel(ctx), part{ctx, messages}) // which ends soon after ctx
+		err := h.call(ctx, messages)
 		if err == nil {
 			return true
 		}
@@ -326,34 +326,64 @@ func (h *handler) handle(ctx context.Context, messages []Message) bool {
 	return false
 }
 
-// part is the messages of one partition that wait to be handled.
-type part struct {
-	ctx   context.Context
-	batch []Message
+// source is where messages come from.
+type source struct {
+	topic     string
+	partition int32
 }
 
-// callLinger is how long what comes in from one partition waits for the others while much does.
-const callLinger = time.Millisecond
+// errLeftBehind says that a call of Handle goes on although its ctx has ended.
+var errLeftBehind = errors.New("the handler does not return")
 
-// partsMax is how many partitions' messages go into one call of Handle.
-const partsMax = 16
+// call calls Handle once, in the partition's turn. A call that outlives ctx by handleGrace is left behind: the
+// session of the other partitions must be able to end. The turn stays taken until that call returns.
+func (h *handler) call(ctx context.Context, messages []Message) error {
+	turn := h.turn(source{messages[0].Topic, messages[0].Partition})
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-turn }()
+		done <- h.protected(ctx, messages)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(handleGrace)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		h.cfg.Log.Error("kafka: handler is left behind", "group", h.cfg.Group, "topic", messages[0].Topic,
+			"partition", messages[0].Partition, "offset", messages[0].Offset)
+		return errLeftBehind
+	}
+}
 
-// call hands several partitions' messages over together, and where that fails each partition's alone, so that everyone's error is its own.
-func (c *Consumer) call(_ context.Context, parts []part) []batch.Result[struct{}] {
-	results := make([]batch.Result[struct{}], len(parts))
-	if len(parts) > 1 {
-		var all []Message
-		for _, p := range parts {
-			all = append(all, p.batch...)
-		}
-		if c.cfg.Handle(parts[0].ctx, all) == nil {
-			return results
-		}
+// turn is the place for a partition's call.
+func (h *handler) turn(s source) chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.turns[s] == nil {
+		h.turns[s] = make(chan struct{}, 1)
 	}
-	for i, p := range parts {
-		results[i].Err = c.cfg.Handle(p.ctx, p.batch)
-	}
-	return results
+	return h.turns[s]
+}
+
+// protected calls Handle. A panic is an error like another: a message must not end the process again and again.
+func (h *handler) protected(ctx context.Context, messages []Message) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("handler panicked: %v", p)
+		}
+	}()
+	return h.cfg.Handle(ctx, messages)
 }
 
 func fromSarama(m *sarama.ConsumerMessage) Message {
