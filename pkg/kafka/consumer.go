@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -55,22 +56,27 @@ type ConsumerConfig struct {
 }
 
 // Consumer is a member of a consumer group that handles every message at least
-// once and in order. A group without offsets starts at the oldest message. An
-// offset that the log no longer has, or does not have yet, is never replaced by
-// another one: Run keeps reporting it until someone decides. Safe for concurrent use.
+// once and in order. A group without offsets starts at the oldest message. Where
+// the topic has lost messages that the group had not handled, by retention or
+// because the topic was made anew, the group goes on at the oldest message that
+// is left. The loss is logged as an error and counted (Losses): what the lost
+// messages said has to come from their owner's store. Safe for concurrent use.
 type Consumer struct {
 	cfg    ConsumerConfig
 	conf   *sarama.Config
 	closed context.Context
 	close  context.CancelFunc
 
-	running sync.Mutex // held by Run
+	running sync.Mutex    // held by Run
+	client  sarama.Client // Run's
+	losses  atomic.Int64
 
-	mu     sync.Mutex
-	ready  bool
-	claims map[string][]int32
-	turns  map[source]chan struct{} // one place for each partition: for its call of Handle
-	last   time.Time                // when the latest session ended, or Run began to look for one
+	mu       sync.Mutex
+	ready    bool
+	claims   map[string][]int32
+	topicIDs map[string]string        // of the session's topics
+	turns    map[source]chan struct{} // one place for each partition: for its call of Handle
+	last     time.Time                // when the latest session ended, or Run began to look for one
 }
 
 // NewConsumer checks the configuration. It opens no connection; Run does.
@@ -99,7 +105,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	conf.Consumer.Offsets.Initial = sarama.OffsetOldest
 	conf.Consumer.Offsets.AutoCommit.Interval = commitInterval
 	g := &conf.Consumer.Group
-	g.ResetInvalidOffsets = false // sarama would go on from Initial without a word
+	g.ResetInvalidOffsets = false // sarama would go on from Initial without a word; passLost decides
 	g.Session.Timeout = sessionTimeout
 	g.Heartbeat.Interval = heartbeatInterval
 	g.Rebalance.Timeout = rebalanceTimeout
@@ -108,7 +114,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if err := conf.Validate(); err != nil {
 		return nil, wrap("consumer config", err)
 	}
-	c := &Consumer{cfg: cfg, conf: conf, turns: map[source]chan struct{}{}}
+	c := &Consumer{cfg: cfg, conf: conf, turns: map[source]chan struct{}{}, topicIDs: map[string]string{}}
 	c.closed, c.close = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -131,10 +137,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		began := time.Now()
 		var err error
 		if group == nil {
-			group, err = sarama.NewConsumerGroup(c.cfg.Brokers, c.cfg.Group, c.conf)
-			if err != nil {
-				group = nil // not an interface around a nil pointer
-			}
+			group, err = c.connect()
 			c.end()
 		}
 		failed := err != nil
@@ -163,6 +166,21 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return wrap("run consumer", ErrClosed)
 	}
 	return nil
+}
+
+// connect opens the connections of a group's member.
+func (c *Consumer) connect() (sarama.ConsumerGroup, error) {
+	client, err := sarama.NewClient(c.cfg.Brokers, c.conf)
+	if err != nil {
+		return nil, err
+	}
+	group, err := sarama.NewConsumerGroupFromClient(c.cfg.Group, client)
+	if err != nil {
+		_ = client.Close()
+		return nil, err
+	}
+	c.client = client
+	return group, nil
 }
 
 // session joins the group and consumes until the next rebalance or failure. It
@@ -199,7 +217,8 @@ func (c *Consumer) leave(group sarama.ConsumerGroup, log *slog.Logger) {
 		return
 	}
 	done := make(chan error, 1)
-	go func() { done <- group.Close() }()
+	client := c.client
+	go func() { done <- errors.Join(group.Close(), client.Close()) }()
 	select {
 	case err := <-done:
 		if err != nil {
@@ -260,6 +279,9 @@ type handler Consumer
 
 // Setup begins a session.
 func (h *handler) Setup(s sarama.ConsumerGroupSession) error {
+	if err := (*Consumer)(h).passLost(s); err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ready, h.claims = true, copyClaims(s.Claims())
@@ -275,7 +297,7 @@ func (h *handler) Cleanup(sarama.ConsumerGroupSession) error {
 
 // ConsumeClaim handles one partition, in batches of what is already waiting.
 func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
-	ctx := s.Context()
+	ctx, id := s.Context(), (*Consumer)(h).topicID(claim.Topic())
 	waiting := make([]Message, 0, h.cfg.BatchMax)
 	for {
 		waiting = waiting[:0]
@@ -303,7 +325,7 @@ func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.Consu
 		if !h.handle(ctx, waiting) {
 			return nil
 		}
-		s.MarkOffset(claim.Topic(), claim.Partition(), waiting[len(waiting)-1].Offset+1, "")
+		s.MarkOffset(claim.Topic(), claim.Partition(), waiting[len(waiting)-1].Offset+1, id)
 	}
 }
 

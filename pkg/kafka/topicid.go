@@ -37,6 +37,10 @@ func topicID(cfg Config, topic string) (string, error) {
 		return "", fmt.Errorf("connect: %w", err)
 	}
 	defer func() { _ = client.Close() }()
+	return topicIDOf(client, topic)
+}
+
+func topicIDOf(client sarama.Client, topic string) (string, error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
 		return "", sarama.ErrOutOfBrokers
