@@ -23,7 +23,7 @@ import (
 // Domain is the domain of the reasons, in google.rpc.ErrorInfo.
 const Domain = "billing"
 
-// TopicPrefix begins every topic and consumer group.
+// TopicPrefix begins every topic and consumer group, unless the settings say another one.
 const TopicPrefix = "billing"
 
 // OwnActor is the actor of commands that nobody asked for: the system's own.

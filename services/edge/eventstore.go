@@ -114,10 +114,14 @@ func (s EventStore) Open(app *run.App) (*Events, error) {
 
 // lead opens the Kafka store and waits until this process leads it.
 func (s EventStore) lead(app *run.App, e *Events) error {
-	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-events", Log: app.Log}
-	topic := eskafka.Topic(outbox.Topic(TopicPrefix, s.Aggregate), s.Kafka.Replication)
+	prefix, err := s.Kafka.Prefix()
+	if err != nil {
+		return err
+	}
+	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: prefix + "-events", Log: app.Log}
+	topic := eskafka.Topic(outbox.Topic(prefix, s.Aggregate), s.Kafka.Replication)
 	standby := &Standby{Pool: s.Pool, Addr: s.Addr}
-	err := app.Retry(app.Context(), "open the event log", func(ctx context.Context) error {
+	err = app.Retry(app.Context(), "open the event log", func(ctx context.Context) error {
 		err := kafka.EnsureTopics(ctx, cfg, topic)
 		if err == nil {
 			e.Log, err = eskafka.Open(ctx, eskafka.Options{Kafka: cfg, Topic: topic.Name, Dir: s.EventStoreDir, Turn: standby.Turn, Log: app.Log})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -24,8 +25,24 @@ import (
 type KafkaSettings struct {
 	Brokers     []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" required:"" help:"Kafka brokers, host:port, comma separated."`
 	Partitions  int32    `name:"kafka-partitions" env:"BILLING_KAFKA_PARTITIONS" default:"6" help:"Partitions of each topic. Never changes once the topics exist."`
+	TopicPrefix string   `name:"topic-prefix" env:"BILLING_TOPIC_PREFIX" default:"billing" help:"Beginning of the names of topics and consumer groups. Two systems on one Kafka need two. The same for all services; never changes once the topics exist."`
 	Replication int16    `name:"kafka-replication" env:"BILLING_KAFKA_REPLICATION" default:"-1" help:"Replicas of each topic; -1 = the broker's default."`
 }
+
+// Prefix begins the names of this system's topics, consumer groups and clients. It refuses one that Kafka cannot have as
+// the beginning of a topic's name.
+func (k KafkaSettings) Prefix() (string, error) {
+	if k.TopicPrefix == "" {
+		return TopicPrefix, nil
+	}
+	if !prefixPattern.MatchString(k.TopicPrefix) {
+		return "", fmt.Errorf("BILLING_TOPIC_PREFIX %q: it must be 1 to 64 of a-z, 0-9, - and ., and begin and end with a letter or a digit", k.TopicPrefix)
+	}
+	return k.TopicPrefix, nil
+}
+
+// prefixPattern has no _, which Kafka's metrics cannot tell from a dot.
+var prefixPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`)
 
 // Stream is what stands between a service's store and Kafka: its topics, its relay, its consumers.
 type Stream struct {
@@ -42,9 +59,13 @@ type Stream struct {
 // Start runs the stream's parts in the background; a Kafka that is not there yet is waited for, and the service accepts
 // commands meanwhile. The checks it returns tell when everything works.
 func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
-	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: TopicPrefix + "-" + s.Service, Log: app.Log}
+	prefix, err := s.Kafka.Prefix()
+	if err != nil {
+		return nil, err
+	}
+	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: prefix + "-" + s.Service, Log: app.Log}
 	box := inbox.New(inbox.Config{Pool: s.Pool, Log: app.Log})
-	consumers, err := s.Bus.Consumers(cfg, TopicPrefix, s.Service, box, s.Events.Decode)
+	consumers, err := s.Bus.Consumers(cfg, prefix, s.Service, box, s.Events.Decode)
 	if err != nil {
 		return nil, err
 	}
@@ -60,13 +81,16 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	app.OnStop("kafka client", func(context.Context) error { return client.Close() })
 	outgoing := s.Events.Tables
 	relay := outbox.NewRelay(outbox.Config{
-		Pool: s.Pool, Publisher: producer, Prefix: TopicPrefix, Committed: outgoing.Committed(), Recent: outgoing.Recent, Linger: s.Linger, Log: app.Log,
+		Pool: s.Pool, Publisher: producer, Prefix: prefix, Committed: outgoing.Committed(), Recent: outgoing.Recent, Linger: s.Linger, Log: app.Log,
 	})
 	if err := s.measure(app.Metrics); err != nil {
 		return nil, err
 	}
+	if err := measureLosses(app.Metrics, consumers); err != nil {
+		return nil, err
+	}
 	app.Go("kafka", func(ctx context.Context) error {
-		err := app.Retry(ctx, "set up Kafka topics", func(ctx context.Context) error { return kafka.EnsureTopics(ctx, cfg, s.topics()...) })
+		err := app.Retry(ctx, "set up Kafka topics", func(ctx context.Context) error { return kafka.EnsureTopics(ctx, cfg, s.topics(prefix)...) })
 		if err != nil {
 			return nil //nolint:nilerr // only the end of the service ends the retries
 		}
@@ -94,10 +118,10 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	}, nil
 }
 
-func (s Stream) topics() []kafka.Topic {
+func (s Stream) topics(prefix string) []kafka.Topic {
 	var topics []kafka.Topic
 	for _, source := range append([]string{s.Aggregate}, s.Sources...) {
-		t := kafka.Topic{Name: outbox.Topic(TopicPrefix, source), Partitions: s.Kafka.Partitions, Replication: s.Kafka.Replication}
+		t := kafka.Topic{Name: outbox.Topic(prefix, source), Partitions: s.Kafka.Partitions, Replication: s.Kafka.Replication}
 		if source == s.Aggregate && s.Events.Log != nil {
 			t = eskafka.Topic(t.Name, t.Replication)
 		}
@@ -133,6 +157,23 @@ func (s Stream) measure(metrics prometheus.Registerer) error {
 		if err := metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)); err != nil {
 			return fmt.Errorf("register %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// measureLosses publishes how often consumers found that their topic had lost messages.
+func measureLosses(metrics prometheus.Registerer, consumers []*kafka.Consumer) error {
+	err := metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "consumer_lost_total", Help: "How often a partition was found to have lost messages that had not been handled.",
+	}, func() float64 {
+		n := int64(0)
+		for _, c := range consumers {
+			n += c.Losses()
+		}
+		return float64(n)
+	}))
+	if err != nil {
+		return fmt.Errorf("register consumer_lost_total: %w", err)
 	}
 	return nil
 }

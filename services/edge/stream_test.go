@@ -2,6 +2,7 @@ package edge
 
 import (
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,5 +56,26 @@ func TestOutboxMetrics(t *testing.T) {
 	}
 	if got := shown(); !maps.Equal(got, want) {
 		t.Errorf("without a database: got %v, want %v", got, want)
+	}
+}
+
+// Two systems on one Kafka have topics and groups of their own; a prefix that Kafka cannot have is refused at the start.
+func TestTopicPrefix(t *testing.T) {
+	for prefix, want := range map[string]string{"": "billing", "billing": "billing", "staging-2.billing": "staging-2.billing"} {
+		if got, err := (KafkaSettings{TopicPrefix: prefix}).Prefix(); got != want || err != nil {
+			t.Errorf("prefix %q is read as %q, %v", prefix, got, err)
+		}
+	}
+	for _, bad := range []string{"Billing", "a_b", ".a", "a.", "a b", "a/b", "ü", strings.Repeat("a", 65)} {
+		if _, err := (KafkaSettings{TopicPrefix: bad}).Prefix(); err == nil {
+			t.Errorf("prefix %q is taken", bad)
+		}
+		if _, err := (Stream{Kafka: KafkaSettings{TopicPrefix: bad}}).Start(newApp(t)); err == nil {
+			t.Errorf("a service starts with prefix %q", bad)
+		}
+	}
+	s := Stream{Aggregate: "Saga", Sources: []string{"Transaction"}, Events: &Events{}}
+	if topics := s.topics("blue"); topics[0].Name != "blue.saga.events" || topics[1].Name != "blue.transaction.events" {
+		t.Errorf("topics: %v", topics)
 	}
 }

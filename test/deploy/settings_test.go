@@ -61,7 +61,7 @@ func (p program) required() []string {
 func (p program) known() []string {
 	names := append(p.required(), "BILLING_LOG_LEVEL", "BILLING_LOG_FORMAT")
 	if p.database != "" {
-		names = append(names, "BILLING_KAFKA_PARTITIONS", "BILLING_KAFKA_REPLICATION")
+		names = append(names, "BILLING_KAFKA_PARTITIONS", "BILLING_KAFKA_REPLICATION", "BILLING_TOPIC_PREFIX")
 	}
 	if p.database == programs["account"].database {
 		names = append(names, "BILLING_EVENT_STORE", "BILLING_EVENT_STORE_DIR", "BILLING_ADVERTISE")

@@ -117,6 +117,7 @@ type diffCmd struct {
 	Store     string   `arg:"" help:"The service's database."`
 	Types     []string `arg:"" help:"Types of aggregates whose topics are looked at, such as Account."`
 	Brokers   []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" required:"" help:"Kafka brokers, host:port, comma separated."`
+	Prefix    string   `name:"topic-prefix" env:"BILLING_TOPIC_PREFIX" default:"billing" help:"Beginning of the topics' names, as the services have it."`
 	Republish bool     `help:"Publish what is missing."`
 }
 
@@ -137,6 +138,10 @@ func (c *diffCmd) Run(ctx context.Context) error {
 			return fmt.Errorf("republish: %w", err)
 		}
 	}
+	prefix, err := edge.KafkaSettings{TopicPrefix: c.Prefix}.Prefix()
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "billing-events-")
 	if err != nil {
 		return err
@@ -147,7 +152,7 @@ func (c *diffCmd) Run(ctx context.Context) error {
 		return err
 	}
 	topics := ops.Topics{
-		Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: edge.TopicPrefix, Types: c.Types, Incarnation: incarnation,
+		Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: prefix, Types: c.Types, Incarnation: incarnation,
 	}
 	found := map[string]int{}
 	var missing []es.Event
@@ -158,7 +163,7 @@ func (c *diffCmd) Run(ctx context.Context) error {
 	}
 	err = ops.Diff(ctx, s.log(), topics, dir, func(d ops.Difference) error {
 		found[d.Kind]++
-		if _, err := fmt.Fprintln(out, line(d)); err != nil {
+		if _, err := fmt.Fprintln(out, line(d, prefix)); err != nil {
 			return err
 		}
 		if !c.Republish || d.Kind != ops.Missing {
@@ -190,12 +195,12 @@ func (c *diffCmd) Run(ctx context.Context) error {
 }
 
 // line is a difference as it is printed.
-func line(d ops.Difference) string {
+func line(d ops.Difference, prefix string) string {
 	if d.Kind == ops.Unknown {
 		return fmt.Sprintf("%s %s: %s", d.Kind, d.Event.ID, d.Where)
 	}
 	e := d.Event
-	return fmt.Sprintf("%s %s: position %d, version %d of %s, %s, belongs to %s", d.Kind, e.ID, e.Position, e.Version, e.Stream, e.Type, outbox.Topic(edge.TopicPrefix, e.Stream.Type))
+	return fmt.Sprintf("%s %s: position %d, version %d of %s, %s, belongs to %s", d.Kind, e.ID, e.Position, e.Version, e.Stream, e.Type, outbox.Topic(prefix, e.Stream.Type))
 }
 
 type copyCmd struct {
