@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/pkg/rpc"
+	"example.com/billing/pkg/run"
 	readmodelv1 "example.com/billing/proto/gen/go/billing/readmodel/v1"
 )
 
@@ -70,6 +72,25 @@ func (s *ReadModels) find(name string) (job.Work, error) {
 		return nil, rpc.Fail("READ_MODEL_NOT_FOUND", "This service has no read model %q; it has %s.", name, strings.Join(slices.Sorted(maps.Keys(s.Models)), ", "))
 	}
 	return work, nil
+}
+
+// Healer makes rows of a read model right that no message will repair: a *projection.Healer.
+type Healer interface {
+	Run(ctx context.Context) error
+	Healed() int64
+}
+
+// Heal runs a read model's healer until the app stops, and publishes how many rows it has made anew.
+func Heal(app *run.App, model string, h Healer) error {
+	err := app.Metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "read_model_healed_total", Help: "Rows of a read model that were wrong and were made anew from the store.",
+		ConstLabels: prometheus.Labels{"model": model},
+	}, func() float64 { return float64(h.Healed()) }))
+	if err != nil {
+		return fmt.Errorf("register read_model_healed_total: %w", err)
+	}
+	app.Go("healing of "+model, h.Run)
+	return nil
 }
 
 func rebuildJob(name string) string { return "rebuild " + name }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +40,13 @@ func New(pool *pgxpool.Pool) *Accounts {
 // Projection feeds the read model; load reads a stream from the service's store.
 func (a *Accounts) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(a.pool, a.model, load)
+}
+
+// Healer keeps the list right where no message does; load reads a stream from the service's database.
+func (a *Accounts) Healer(
+	p *projection.Projection, load func(context.Context, es.Stream, int64, int) ([]es.Event, error), log *slog.Logger,
+) *projection.Healer[account.Account, account.Command] {
+	return projection.NewHealer(p, a.model, load, log, projection.HealerPace{})
 }
 
 // Rebuild is the job that makes the read model anew from the store's events.

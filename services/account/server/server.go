@@ -94,7 +94,12 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"accounts": accounts.Rebuild(espg.New(background, espg.Options{}))}}
 	var bus cqrs.EventBus
-	bus.OnProjection("accounts", account.AggregateType, store.Behind(accounts.Projection(store.Load).Handle))
+	projection := accounts.Projection(store.Load)
+	bus.OnProjection("accounts", account.AggregateType, store.Behind(projection.Handle))
+	// From the database's own events, which a list is never ahead of.
+	if err := edge.Heal(app, "accounts", accounts.Healer(projection, store.Tables.Load, app.Log)); err != nil {
+		return err
+	}
 	checks, err := edge.Stream{
 		Service: "account", Aggregate: account.AggregateType, Kafka: cfg.KafkaSettings,
 		Pool: pool, Events: store, Linger: linger, Bus: &bus,

@@ -6,6 +6,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,13 @@ func New(pool *pgxpool.Pool) *Transactions {
 // Projection feeds the read model; load reads a stream from the service's store.
 func (t *Transactions) Projection(load func(context.Context, es.Stream, int64, int) ([]es.Event, error)) *projection.Projection {
 	return projection.New(t.pool, t.model, load)
+}
+
+// Healer keeps the list right where no message does; load reads a stream from the service's database.
+func (t *Transactions) Healer(
+	p *projection.Projection, load func(context.Context, es.Stream, int64, int) ([]es.Event, error), log *slog.Logger,
+) *projection.Healer[transaction.Transaction, transaction.Command] {
+	return projection.NewHealer(p, t.model, load, log, projection.HealerPace{})
 }
 
 // Wait returns when the list shows transactions at these versions or newer ones; see projection.Folded.

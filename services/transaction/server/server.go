@@ -100,7 +100,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		Pending: transactions.PendingSince, Load: store.Load, Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
 	}.Run)
 	var bus cqrs.EventBus
-	bus.OnProjection("transactions", transaction.AggregateType, transactions.Projection(store.Load).Handle)
+	projection := transactions.Projection(store.Load)
+	bus.OnProjection("transactions", transaction.AggregateType, projection.Handle)
+	if err := edge.Heal(app, "transactions", transactions.Healer(projection, store.Load, app.Log)); err != nil {
+		return err
+	}
 	checks, err := edge.Stream{
 		Service: "transaction", Aggregate: transaction.AggregateType, Kafka: cfg.KafkaSettings,
 		Pool: pool, Events: &edge.Events{Store: store, Tables: store}, Bus: &bus,
