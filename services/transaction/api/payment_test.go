@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/rpc"
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/transaction"
@@ -296,6 +297,49 @@ func TestHoldRequestsThatAreRefused(t *testing.T) {
 	}
 }
 
+// A hold whose capture is stuck is not tried every second for ever: the pauses grow, and end when it can be released.
+func TestAHoldThatCannotBeReleasedIsTriedLaterAndLater(t *testing.T) {
+	h, _ := newPostgresHarness(t)
+	stuck := h.active("h-1", func(r *transactionv1.PlaceHoldRequest) { r.ExpiresAt = timestamppb.New(time.Now().Add(time.Second)) })
+	capture, err := h.CaptureHold(t.Context(), &transactionv1.CaptureHoldRequest{HoldId: stuck.GetHoldId(), IdempotencyKey: "c-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expiry := &Expiry{Server: h.Server, Log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	sweep := func() int {
+		t.Helper()
+		tried, err := expiry.sweep(t.Context(), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tried
+	}
+	pgtest.Eventually(t, "its time is over", func() bool { return sweep() == 1 })
+	tries, last, pause := 0, now, time.Duration(0)
+	for range 600 { // seconds
+		now = now.Add(expiryEvery)
+		if sweep() == 0 {
+			continue
+		}
+		if tries++; now.Sub(last) < pause {
+			t.Errorf("tried after %v, after a pause of %v", now.Sub(last), pause)
+		}
+		last, pause = now, now.Sub(last)
+	}
+	if tries < 4 || tries > 12 {
+		t.Errorf("it was tried %d times in ten minutes", tries)
+	}
+	h.end(capture.GetTransaction(), transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL)
+	now = now.Add(expiryPauseMax)
+	if tried := sweep(); tried != 1 || h.hold(stuck.GetHoldId()).GetStatus() != "releasing" {
+		t.Errorf("%d holds were tried, the hold is %s", tried, h.hold(stuck.GetHoldId()).GetStatus())
+	}
+	if len(expiry.later) != 0 {
+		t.Errorf("%d holds are remembered", len(expiry.later))
+	}
+}
+
 // Holds whose time is over are released, but not while a capture is under way; the tables that say which are follow the events.
 func TestExpiry(t *testing.T) {
 	h, _ := newPostgresHarness(t)
@@ -312,13 +356,15 @@ func TestExpiry(t *testing.T) {
 	}
 	underWay := take(capturing, "c-1")
 	h.end(take(captured, "c-2"), complete)
-	expiry := Expiry{Server: h.Server, Log: slog.New(slog.DiscardHandler)}
+	expiry := &Expiry{Server: h.Server, Log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
 	sweepUntil := func(want string, hold *transactionv1.Hold) {
 		t.Helper()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for late := time.After(30 * time.Second); h.hold(hold.GetHoldId()).GetStatus() != want; {
-			if err := expiry.sweep(t.Context()); err != nil {
+			now = now.Add(expiryPauseMax) // whatever could not be released is due again
+			if _, err := expiry.sweep(t.Context(), now); err != nil {
 				t.Fatal(err)
 			}
 			select {

@@ -120,7 +120,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	server := api.New(api.Parts{
 		Executor: executor, Store: store, Watches: watches, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret, Admission: control,
 	})
-	app.Go("expiry of holds", api.Expiry{Server: server, Log: app.Log}.Run)
+	app.Go("expiry of holds", (&api.Expiry{Server: server, Log: app.Log}).Run)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,
 		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
