@@ -1,5 +1,9 @@
 // Package books keeps the sums that prove that no money was made or lost: per currency the change of balances by account
 // type and, summed separately, what postings did to money in transit. They commit with the events they sum.
+//
+// A commit inserts what it adds, into book_delta, and updates nothing: a row that each commit updates makes each slower than
+// the one before for as long as any snapshot is open. A roll-up moves the added rows into book_total. The books are the sum of
+// both, read in one statement.
 package books
 
 import (
@@ -59,10 +63,8 @@ func Inline(b *pgx.Batch, events []es.Event) error {
 		user, external = append(user, t.User.String()), append(external, t.External.String())
 		system, transit = append(system, t.System.String()), append(transit, t.InTransit.String())
 	}
-	b.Queue(`INSERT INTO book_total AS t (currency, user_total, external_total, system_total, in_transit)
-		SELECT c, u::numeric, e::numeric, s::numeric, i::numeric FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS x(c, u, e, s, i)
-		ON CONFLICT (currency) DO UPDATE SET user_total = t.user_total + excluded.user_total, external_total = t.external_total + excluded.external_total,
-			system_total = t.system_total + excluded.system_total, in_transit = t.in_transit + excluded.in_transit`,
+	b.Queue(`INSERT INTO book_delta (currency, user_total, external_total, system_total, in_transit)
+		SELECT c, u::numeric, e::numeric, s::numeric, i::numeric FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS x(c, u, e, s, i)`,
 		currencies, user, external, system, transit)
 	return nil
 }
@@ -86,16 +88,36 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+// stored are the rows that the books are the sum of. No row is left before the mark, and an index scan behind it does not meet
+// the dead ones there. The upper bound excludes nothing: a range is what makes the planner choose the index without statistics.
+const stored = `(SELECT currency, user_total, external_total, system_total, in_transit FROM book_total
+	UNION ALL SELECT currency, user_total, external_total, system_total, in_transit FROM book_delta
+		WHERE id > (SELECT up_to FROM book_rolled) AND id <= (SELECT up_to FROM book_rolled) + 1000000000000000) AS stored`
+
 // Read returns the sums of all currencies in one snapshot, by code, and when it was taken.
 func Read(ctx context.Context, db querier) ([]Totals, time.Time, error) {
-	rows, err := db.Query(ctx, `SELECT currency, user_total::text, external_total::text, system_total::text, in_transit::text, now() FROM book_total ORDER BY currency`)
+	totals, _, at, err := read(ctx, db)
+	return totals, at, err
+}
+
+// ReadAt is Read with the position of the newest event that is in the sums.
+func ReadAt(ctx context.Context, db querier) ([]Totals, int64, error) {
+	totals, position, _, err := read(ctx, db)
+	return totals, position, err
+}
+
+// read is one statement, thus one snapshot. The row of the end comes first, and is there when nothing was ever moved.
+func read(ctx context.Context, db querier) (totals []Totals, end int64, at time.Time, err error) {
+	rows, err := db.Query(ctx, `WITH totals AS (SELECT currency, sum(user_total)::text AS u, sum(external_total)::text AS e, sum(system_total)::text AS s,
+			sum(in_transit)::text AS i FROM `+stored+` GROUP BY currency)
+		SELECT coalesce(t.currency, ''), coalesce(t.u, '0'), coalesce(t.e, '0'), coalesce(t.s, '0'), coalesce(t.i, '0'), n.at, n.position
+		FROM (SELECT now() AS at, coalesce((SELECT max(position) FROM es_event), 0) AS position) n LEFT JOIN totals t ON true ORDER BY t.currency`)
 	if err != nil {
-		return nil, time.Time{}, espg.Classify("read books", err)
+		return nil, 0, time.Time{}, espg.Classify("read books", err)
 	}
-	at := time.Now().UTC()
-	totals, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Totals, err error) {
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Totals, err error) {
 		var sums [4]string
-		if err := row.Scan(&t.Currency, &sums[0], &sums[1], &sums[2], &sums[3], &at); err != nil {
+		if err := row.Scan(&t.Currency, &sums[0], &sums[1], &sums[2], &sums[3], &at, &end); err != nil {
 			return t, err
 		}
 		for i, into := range []*decimal.Decimal{&t.User, &t.External, &t.System, &t.InTransit} {
@@ -106,7 +128,8 @@ func Read(ctx context.Context, db querier) ([]Totals, time.Time, error) {
 		return t, nil
 	})
 	if err != nil {
-		return nil, time.Time{}, espg.Classify("read books", err)
+		return nil, 0, time.Time{}, espg.Classify("read books", err)
 	}
-	return totals, at.UTC(), nil
+	totals = slices.DeleteFunc(all, func(t Totals) bool { return t.Currency == "" })
+	return totals, end, at.UTC(), nil
 }

@@ -110,6 +110,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	transactions := clients.NewTransactions(transactionConn)
 	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
 	app.Go("closing of accounts", closing.Run)
+	app.Go("roll-up of the books", func(ctx context.Context) error {
+		return run.Every(ctx, books.RollUpEvery, app.Log, "roll up the books", func(ctx context.Context) error { return books.RollUpAll(ctx, background) })
+	})
 	server := api.New(api.Parts{
 		Executor: executor, Store: store.Store, Fresh: store.Fresh, Watches: watches, Accounts: accounts, Pool: pool, Currencies: currencies, Secret: secret,
 		Closing: closing, Reconciler: reconcile.New(background, jobs, transactions, store.Fresh),

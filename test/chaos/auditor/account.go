@@ -256,12 +256,14 @@ func (x *audit) accountTables(ctx context.Context, tx pgx.Tx) error {
 	return x.totals(ctx, tx)
 }
 
-// sums are book_total's columns of one currency.
+// sums are the books' columns of one currency.
 type sums struct{ user, external, system, transit string }
 
-// totals compares book_total with what the events come to.
+// totals compares the books, which are book_total and what is not rolled up yet, with what the events come to.
 func (x *audit) totals(ctx context.Context, tx pgx.Tx) error {
-	rows, err := collect(ctx, tx, `SELECT currency, trim_scale(user_total)::text, trim_scale(external_total)::text, trim_scale(system_total)::text, trim_scale(in_transit)::text FROM book_total`,
+	rows, err := collect(ctx, tx, `SELECT currency, trim_scale(sum(user_total))::text, trim_scale(sum(external_total))::text,
+		trim_scale(sum(system_total))::text, trim_scale(sum(in_transit))::text
+		FROM (SELECT * FROM book_total UNION ALL SELECT currency, user_total, external_total, system_total, in_transit FROM book_delta) x GROUP BY currency`,
 		func(r pgx.CollectableRow) (code string, s sums, err error) {
 			err = r.Scan(&code, &s.user, &s.external, &s.system, &s.transit)
 			return code, s, err
