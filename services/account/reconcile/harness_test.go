@@ -67,6 +67,7 @@ type world struct {
 	*api.Server
 	t            *testing.T
 	pool         *pgxpool.Pool
+	looked       *looked // the reconciler's pool
 	store        *espg.Store
 	executor     *api.Executor
 	model        *readmodel.Accounts
@@ -91,6 +92,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.executor.Close(context.Background()) })
+	w.looked = newLooked(t, w.pool)
 	w.model = readmodel.New(w.pool)
 	w.project = w.model.Projection(w.store.Load)
 	w.jobs = job.New(w.pool, slog.New(slog.DiscardHandler))
@@ -105,7 +107,7 @@ func (w *world) instance(jobs *job.Jobs) *api.Server {
 	_, conn := edgetest.Serve(w.t, func(r grpc.ServiceRegistrar) { transactionv1.RegisterSettlementServiceServer(r, w.transactions) })
 	return api.New(api.Parts{
 		Executor: w.executor, Accounts: w.model, Pool: w.pool, Currencies: money.Default(), Secret: []byte("secret"),
-		Reconciler: reconcile.New(w.pool, jobs, clients.NewTransactions(conn), nil),
+		Reconciler: reconcile.New(w.looked.pool, jobs, clients.NewTransactions(conn), nil),
 	})
 }
 
@@ -177,6 +179,13 @@ func (w *world) one(accountID string) *accountv1.Reconciliation {
 		w.t.Fatal(err)
 	}
 	return res.GetReconciliation()
+}
+
+func (w *world) rollUp() {
+	w.t.Helper()
+	if err := books.RollUpAll(w.t.Context(), w.pool); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) wantClean(r *accountv1.Reconciliation) {

@@ -1,5 +1,9 @@
-// Package reconcile proves that what the account service shows is what its events say: it folds every event anew, in one
-// snapshot of the database, and compares the stored states, the read model, the sums of the books, and money in transit.
+// Package reconcile proves that what the account service shows is what its events say: it folds every event anew, and compares
+// the stored states, the read model, the sums of the books, and money in transit.
+//
+// It is exact although traffic goes on, and keeps no snapshot of the database: while one is open nothing can be vacuumed, and
+// everybody's commits get slower. Events never change, so they are read in pages. Whatever does change is read in one short
+// transaction with the version, or the position, that it belongs to, and compared with the events up to there.
 package reconcile
 
 import (
@@ -14,7 +18,7 @@ import (
 
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/job"
-	"example.com/billing/services/account/readmodel"
+	"example.com/billing/services/account/books"
 )
 
 // jobName is the check of all accounts among the jobs.
@@ -83,8 +87,8 @@ type Reconciler struct {
 	await        func(ctx context.Context) error
 }
 
-// New makes a reconciler on the service's database. A check keeps a connection of the pool for as long as it takes. fresh returns once the
-// database has all events that there were when it was called; nil = it always has.
+// New makes a reconciler on the service's database. fresh returns once the database has all events that there were when it was
+// called; nil = it always has.
 func New(pool *pgxpool.Pool, jobs *job.Jobs, transactions Transactions, fresh func(ctx context.Context) error) *Reconciler {
 	return &Reconciler{pool: pool, jobs: jobs, transactions: transactions, await: fresh}
 }
@@ -92,13 +96,16 @@ func New(pool *pgxpool.Pool, jobs *job.Jobs, transactions Transactions, fresh fu
 // One checks one account: its events, its stored state and its row. ok is false if there is nothing of such an account.
 // The books and transactions take the other accounts' events and are left to All.
 func (r *Reconciler) One(ctx context.Context, accountID string) (report Report, ok bool, err error) {
-	err = r.snapshot(ctx, func(tx pgx.Tx) error {
-		w, err := newWalk(ctx, tx, accountID, &report)
+	err = func() error {
+		if err := r.fresh(ctx); err != nil {
+			return err
+		}
+		w, err := newWalk(ctx, r.pool, accountID, &report)
 		if err != nil {
 			return err
 		}
 		return w.run(ctx, func() error { return nil })
-	})
+	}()
 	return report, report.Accounts > 0 || report.Found > 0, espg.Classify("reconcile "+accountID, err)
 }
 
@@ -125,32 +132,42 @@ func (r *Reconciler) Latest(ctx context.Context, wait time.Duration) (job.State,
 
 // all checks all accounts, as the work of a job.
 func (r *Reconciler) all(ctx context.Context, run *job.Run) error {
-	var (
-		report Report
-		moving *transit
-	)
-	show := func() error { return run.Show(ctx, report) }
-	err := r.snapshot(ctx, func(tx pgx.Tx) error {
-		w, err := newWalk(ctx, tx, "", &report)
-		if err != nil {
-			return err
-		}
-		if err := w.run(ctx, show); err != nil {
-			return err
-		}
-		if err := w.sums.compare(ctx, tx, &report); err != nil {
-			return err
-		}
-		moving, err = readTransit(ctx, tx, show)
-		return err
-	})
-	if err == nil {
-		err = moving.judge(ctx, r, &report)
-	}
-	if err != nil {
+	var report Report
+	if err := r.check(ctx, &report, func() error { return run.Show(ctx, report) }); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	return pgx.BeginFunc(ctx, run.Conn, func(tx pgx.Tx) error { return run.Finish(ctx, tx, report) })
+}
+
+// check checks everything. The books come first, with the position that the sums of the events are taken at.
+func (r *Reconciler) check(ctx context.Context, report *Report, show func() error) error {
+	if err := r.fresh(ctx); err != nil {
+		return err
+	}
+	totals, position, err := books.ReadAt(ctx, r.pool)
+	if err != nil {
+		return err
+	}
+	w, err := newWalk(ctx, r.pool, "", report)
+	if err != nil {
+		return err
+	}
+	w.position = position
+	if err := w.run(ctx, show); err != nil {
+		return err
+	}
+	w.sums.compare(totals, report)
+	moving, err := readTransit(ctx, r.pool, position, show)
+	if err != nil {
+		return err
+	}
+	return moving.judge(ctx, r, report)
+}
+
+// end is the newest event's position.
+func (r *Reconciler) end(ctx context.Context) (position int64, err error) {
+	err = r.pool.QueryRow(ctx, `SELECT coalesce(max(position), 0) FROM es_event`).Scan(&position)
+	return position, err
 }
 
 // fresh waits until the database has everything.
@@ -159,19 +176,4 @@ func (r *Reconciler) fresh(ctx context.Context) error {
 		return nil
 	}
 	return r.await(ctx)
-}
-
-// snapshot runs f in one snapshot of the database.
-func (r *Reconciler) snapshot(ctx context.Context, f func(tx pgx.Tx) error) error {
-	if err := r.fresh(ctx); err != nil {
-		return err
-	}
-	return pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		// Before the snapshot is taken, which the first query does: a rebuild of the read model could put in its place a table
-		// that this snapshot sees empty.
-		if _, err := tx.Exec(ctx, `LOCK TABLE `+readmodel.Table+` IN ACCESS SHARE MODE`); err != nil {
-			return err
-		}
-		return f(tx)
-	})
 }

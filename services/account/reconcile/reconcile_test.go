@@ -117,6 +117,7 @@ func TestWhatIsAlteredIsFound(t *testing.T) {
 		"the books of users are altered":     {`UPDATE book_total SET user_total = user_total + 1 WHERE $1 <> ''`, "books", "USER accounts in USD", false, true},
 		"the books of transit are altered":   {`UPDATE book_total SET in_transit = 0.01 WHERE $1 <> ''`, "books", "money in transit in USD", false, true},
 		"the books have another currency":    {`INSERT INTO book_total SELECT 'XXX', 1, -1, 0, 0 WHERE $1 <> ''`, "books", "in XXX", false, true},
+		"what was added last is altered":     {`INSERT INTO book_delta (currency, user_total, external_total, system_total, in_transit) SELECT 'USD', 1, 0, 0, 0 WHERE $1 <> ''`, "books", "USER accounts in USD", false, true},
 		"the books have lost a currency":     {`DELETE FROM book_total WHERE $1 <> ''`, "books", "in USD", false, true},
 		"an account is in the list for none": {`INSERT INTO account_view SELECT gen_random_uuid(), 1, '', '', '', '', '', '', now(), '' WHERE $1 <> ''`, "read_model", "never opened", true, true},
 	} {
@@ -124,9 +125,9 @@ func TestWhatIsAlteredIsFound(t *testing.T) {
 			t.Parallel()
 			s := newSmall(t)
 			s.wantClean(s.all())
+			s.rollUp()
 			s.exec(tc.sql, s.alice)
-			all := s.all()
-			reports := []*accountv1.Reconciliation{all}
+			reports := []*accountv1.Reconciliation{s.all(), s.busy(s.all)}
 			if !tc.currency {
 				reports = append(reports, s.one(s.alice))
 				s.wantClean(s.one(s.bob))
@@ -206,7 +207,7 @@ func TestMoneyInTransit(t *testing.T) {
 	s.wantClean(s.all())
 }
 
-// A transaction that ends between the snapshot and the question had money in transit in the snapshot, and none at its end.
+// A transaction that ends between the postings' position and the question had money in transit there, and none at its end.
 func TestATransactionThatEndsMeanwhile(t *testing.T) {
 	s := newSmall(t)
 	good, bad := uuid.NewString(), uuid.NewString()

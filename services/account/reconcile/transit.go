@@ -29,31 +29,11 @@ type transit struct {
 	first map[flight]string // the account it left first
 }
 
-// readTransit adds up what all events did to money in transit. In the order of positions each transaction comes and goes, so
-// that only what was in flight at a time is held.
-func readTransit(ctx context.Context, tx pgx.Tx, show func() error) (*transit, error) {
+// readTransit adds up what all events up to a position did to money in transit. In the order of positions each transaction
+// comes and goes, so that only what was in flight at a time is held.
+func readTransit(ctx context.Context, pool *pgxpool.Pool, position int64, show func() error) (*transit, error) {
 	t := &transit{by: map[flight]decimal.Decimal{}, first: map[flight]string{}}
-	if err := tx.QueryRow(ctx, `SELECT es_end()`).Scan(&t.end); err != nil {
-		return nil, fmt.Errorf("read the log's end: %w", err)
-	}
-	postings, err := open(ctx, tx, "postings", pgx.RowTo[[]byte],
-		`SELECT payload FROM es_event WHERE event_type = $1 AND stream_type = $2 ORDER BY position`, account.BalanceChanged{}.EventType(), account.AggregateType)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		payload, err := postings.peek(ctx)
-		if err != nil || payload == nil {
-			return t, err
-		}
-		if t.add(*payload, nil); len(t.by) > flightsMax {
-			return nil, fmt.Errorf("more than %d transactions have money in transit", flightsMax)
-		}
-		postings.take()
-		if err := show(); err != nil {
-			return nil, err
-		}
-	}
+	return t, t.read(ctx, pool, position, nil, show)
 }
 
 // add adds a posting, unless only others are asked for. One that cannot be read was found before.
@@ -86,8 +66,8 @@ func (t *transit) add(payload []byte, only map[flight]bool) {
 	}
 }
 
-// judge finds money in transit of transactions that have ended. Which have, their owner is asked after the snapshot: a
-// transaction that ended in between had not in the snapshot. All its postings were committed before its end, so once they
+// judge finds money in transit of transactions that have ended. Which have, their owner is asked later than the position of
+// the postings: a transaction that ended in between had not ended there. All its postings were committed before its end, so once they
 // are added too, what is left must be zero.
 func (t *transit) judge(ctx context.Context, r *Reconciler, report *Report) error {
 	if len(t.by) == 0 {
@@ -115,8 +95,15 @@ func (t *transit) judge(ctx context.Context, r *Reconciler, report *Report) erro
 	if err := r.fresh(ctx); err != nil {
 		return err
 	}
-	if err := t.follow(ctx, r.pool, ended); err != nil {
-		return err
+	if len(ended) > 0 {
+		// All that there is now, and not more: without an end, traffic could keep the check going.
+		now, err := r.end(ctx)
+		if err != nil {
+			return err
+		}
+		if err := t.read(ctx, r.pool, now, ended, func() error { return nil }); err != nil {
+			return err
+		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(t.by), func(a, b flight) int { return cmp.Compare(a.transactionID, b.transactionID) }) {
 		report.add(Finding{Kind: Transit, AccountID: t.first[k], TransactionID: k.transactionID, Expected: "0 " + k.currency, Actual: t.by[k].String() + " " + k.currency,
@@ -125,26 +112,35 @@ func (t *transit) judge(ctx context.Context, r *Reconciler, report *Report) erro
 	return nil
 }
 
-// follow adds the postings of these transactions that were committed after the snapshot.
-func (t *transit) follow(ctx context.Context, pool *pgxpool.Pool, only map[flight]bool) error {
-	for len(only) > 0 {
-		rows, err := pool.Query(ctx, `SELECT position, event_type, payload FROM es_event WHERE position > $1 ORDER BY position LIMIT $2`, t.end, pageMax)
+// read adds the postings up to a position, page by page. only are the transactions that it adds; nil = all.
+func (t *transit) read(ctx context.Context, pool *pgxpool.Pool, to int64, only map[flight]bool, show func() error) error {
+	for t.end < to {
+		// Without the type in the condition: the rows that one statement reads are as many as it returns.
+		rows, err := pool.Query(ctx, `SELECT position, CASE WHEN event_type = $1 AND stream_type = $2 THEN payload END FROM es_event
+			WHERE position > $3 AND position <= $4 ORDER BY position LIMIT $5`,
+			account.BalanceChanged{}.EventType(), account.AggregateType, t.end, to, pageMax)
 		if err != nil {
-			return fmt.Errorf("read what followed: %w", err)
+			return fmt.Errorf("read postings: %w", err)
 		}
 		var (
-			eventType string
-			payload   []byte
-			n         int
+			payload []byte
+			n       int
 		)
-		_, err = pgx.ForEachRow(rows, []any{&t.end, &eventType, &payload}, func() error {
-			if n++; eventType == (account.BalanceChanged{}).EventType() {
+		_, err = pgx.ForEachRow(rows, []any{&t.end, &payload}, func() error {
+			if n++; payload != nil {
 				t.add(payload, only)
 			}
+			payload = nil
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("read what followed: %w", err)
+			return fmt.Errorf("read postings: %w", err)
+		}
+		if len(t.by) > flightsMax {
+			return fmt.Errorf("more than %d transactions have money in transit", flightsMax)
+		}
+		if err := show(); err != nil {
+			return err
 		}
 		if n < pageMax {
 			return nil

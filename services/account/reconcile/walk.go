@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/projection"
@@ -18,74 +18,68 @@ import (
 // by then is missing.
 const followMax = time.Minute
 
-// walk checks account by account.
+// walk checks account by account, and sums the balances that they had at a position.
 type walk struct {
-	sources
+	accounts
 	report    *Report
 	decider   *es.Decider[account.Account, account.Command]
 	sums      sums
+	position  int64     // of the sums
 	published int64     // position up to which Kafka has the events
 	recorded  time.Time // what was recorded before, the read model has had time for
 }
 
-func newWalk(ctx context.Context, tx pgx.Tx, accountID string, report *Report) (*walk, error) {
-	w := &walk{report: report, decider: account.Decider(), sums: sums{}}
-	err := tx.QueryRow(ctx, `SELECT position, clock_timestamp() - $1::interval FROM outbox_relay`, followMax).Scan(&w.published, &w.recorded)
+func newWalk(ctx context.Context, pool *pgxpool.Pool, accountID string, report *Report) (*walk, error) {
+	w := &walk{accounts: accounts{pool: pool, one: accountID}, report: report, decider: account.Decider(), sums: sums{}}
+	err := pool.QueryRow(ctx, `SELECT position, clock_timestamp() - $1::interval FROM outbox_relay`, followMax).Scan(&w.published, &w.recorded)
 	if err != nil {
 		return nil, fmt.Errorf("read the relay's checkpoint: %w", err)
 	}
-	w.sources, err = openSources(ctx, tx, accountID)
-	return w, err
+	return w, nil
 }
 
-// run checks all that the sources have. show is called after each account.
+// run checks all accounts. show is called after each.
 func (w *walk) run(ctx context.Context, show func() error) error {
 	for {
-		id, err := w.next(ctx)
-		if err != nil || id == "" {
+		chunk, err := w.next(ctx)
+		if err != nil || len(chunk) == 0 {
 			return err
 		}
-		if err := w.account(ctx, id); err != nil {
-			return err
-		}
-		if err := show(); err != nil {
-			return err
+		from := &events{pool: w.pool, id: chunk[0].id, last: chunk[len(chunk)-1].id, version: -1}
+		for _, l := range chunk {
+			if err := w.account(ctx, l, from); err != nil {
+				return err
+			}
+			if err := show(); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// account checks one account.
-func (w *walk) account(ctx context.Context, id string) error {
-	c := &checked{walk: w, id: id}
-	head, err := w.heads.peek(ctx)
-	if err != nil {
-		return err
-	}
-	if head != nil && head.accountID == id {
-		c.head = *head
-		w.heads.take()
-	}
-	row, err := w.rows.peek(ctx)
-	if err != nil {
-		return err
-	}
-	if row != nil && row.ID == id {
-		r := *row
-		c.row = &r
-		w.rows.take()
-	}
+// account checks one account by its events up to the version that was the newest when it was looked at.
+func (w *walk) account(ctx context.Context, l look, from *events) error {
+	c := &checked{walk: w, look: l}
 	for {
-		e, err := w.events.peek(ctx)
+		e, err := from.peek(ctx)
 		if err != nil {
 			return err
 		}
-		if e == nil || e.accountID != id {
+		if e == nil || e.accountID > l.id {
+			break
+		}
+		if e.accountID < l.id { // it did not exist when this chunk was looked at
+			from.skip(e.accountID)
+			continue
+		}
+		if e.version > l.end {
+			from.skip(l.id)
 			break
 		}
 		if err := c.event(*e); err != nil {
 			return err
 		}
-		w.events.take()
+		from.take()
 	}
 	c.close()
 	return nil
@@ -94,9 +88,7 @@ func (w *walk) account(ctx context.Context, id string) error {
 // checked is an account under check.
 type checked struct {
 	*walk
-	id   string
-	head storedHead       // version 0 = there is none
-	row  *readmodel.Shown // nil = there is none
+	look
 
 	state   account.Account
 	version int64    // folded up to
@@ -104,7 +96,16 @@ type checked struct {
 	lost    bool     // events were lost: the state is not known until the next balance
 	broken  bool     // events were lost anywhere in the stream
 	opened  bool     // the opening is published and old enough for the read model to show it
+	summed  bool     // the sums have it
 	seen    struct{ head, row bool }
+}
+
+// sum adds the balance of now to the sums, once.
+func (c *checked) sum() {
+	if !c.summed && c.state.Exists() {
+		c.sums.add(c.state)
+	}
+	c.summed = true
 }
 
 // find notes a finding about the account.
@@ -115,6 +116,9 @@ func (c *checked) find(kind, transactionID, expected, actual, format string, arg
 // event checks the stream's next event and folds it.
 func (c *checked) event(s storedEvent) error {
 	c.report.Events++
+	if s.position > c.position {
+		c.sum() // of before
+	}
 	if s.version != c.version+1 {
 		c.lost, c.broken = true, true
 		c.find(Sequence, "", version(c.version+1), version(s.version), "After version %d of the stream comes version %d.", c.version, s.version)
@@ -220,8 +224,8 @@ func (c *checked) close() {
 	}
 	if c.state.Exists() {
 		c.report.Accounts++
-		c.sums.add(c.state)
 	}
+	c.sum()
 }
 
 func version(v int64) string { return fmt.Sprintf("version %d", v) }
