@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -22,7 +20,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"example.com/billing/pkg/dsn"
 )
 
 // stopTimeout bounds a whole orderly stop.
@@ -37,6 +34,7 @@ type App struct {
 	ctx    context.Context // ends when the service has to stop
 	cancel context.CancelCauseFunc
 	stops  []stop
+	hosts  hosts // of databases
 }
 
 type stop struct {
@@ -88,41 +86,6 @@ func (a *App) Retry(ctx context.Context, what string, f func(context.Context) er
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
-}
-
-// Postgres opens a pool and waits until the database answers. The DSN's own settings win over these, which may be nil.
-func (a *App) Postgres(address string, settings map[string]string) (*pgxpool.Pool, error) {
-	cfg, err := dsn.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("postgres: %w", err)
-	}
-	if cfg.ConnConfig.ConnectTimeout == 0 {
-		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
-	}
-	cfg.MaxConns = max(cfg.MaxConns, 8)
-	// A process that vanishes in the middle of a transaction, with its machine or its network, must not hold its locks for
-	// longer than this. Short statements gain nothing from being compiled.
-	all := map[string]string{
-		"jit":                                 "off",
-		"idle_in_transaction_session_timeout": "15s", "tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
-	}
-	maps.Copy(all, settings)
-	for name, value := range all {
-		if _, given := cfg.ConnConfig.RuntimeParams[name]; !given {
-			cfg.ConnConfig.RuntimeParams[name] = value
-		}
-	}
-	tracer, err := countTrips(a.Metrics)
-	if err != nil {
-		return nil, fmt.Errorf("postgres: %w", err)
-	}
-	cfg.ConnConfig.Tracer = tracer
-	pool, err := pgxpool.NewWithConfig(a.ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("postgres: %w", err)
-	}
-	a.OnStop("postgres", func(ctx context.Context) error { return await(ctx, pool.Close) })
-	return pool, a.Retry(a.ctx, "connect to postgres", pool.Ping)
 }
 
 // Listen opens a TCP listener that closes when the app stops.

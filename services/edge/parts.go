@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"io/fs"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
@@ -19,26 +20,34 @@ import (
 // are of a table that was small a minute ago, and is planned once.
 var byIndex = map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
+// How long a statement may show no progress. Requests have callers who wait; jobs and migrations read and rewrite whole tables.
+const (
+	requestStatement = 10 * time.Second
+	jobStatement     = 15 * time.Minute
+)
+
 // Database opens a service's database and brings it up to date: the tables of the event store and of parked messages, then the
 // service's own, recorded in table.
 func Database(app *run.App, dsn string, own fs.FS, table string) (*pgxpool.Pool, error) {
-	pool, err := app.Postgres(dsn, byIndex)
+	err := app.WithPostgres(run.Database{DSN: dsn, Limit: jobStatement}, func(pool *pgxpool.Pool) error {
+		if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
+			return err
+		}
+		if err := migrate.Up(app.Context(), pool, inbox.Migrations, inbox.MigrationsTable); err != nil {
+			return err
+		}
+		return migrate.Up(app.Context(), pool, own, table)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := migrate.Up(app.Context(), pool, espg.Migrations, espg.MigrationsTable); err != nil {
-		return nil, err
-	}
-	if err := migrate.Up(app.Context(), pool, inbox.Migrations, inbox.MigrationsTable); err != nil {
-		return nil, err
-	}
-	return pool, migrate.Up(app.Context(), pool, own, table)
+	return app.Postgres(run.Database{DSN: dsn, Settings: byIndex, Limit: requestStatement})
 }
 
 // Background opens what long jobs run on: connections apart from those of the requests, for they read for long, and must
 // not wait for a connection that somebody holds who waits for them. The jobs fail when the app stops.
 func Background(app *run.App, dsn string) (*job.Jobs, *pgxpool.Pool, error) {
-	pool, err := app.Postgres(dsn, nil)
+	pool, err := app.Postgres(run.Database{DSN: dsn, Limit: jobStatement})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -54,7 +54,7 @@ func moves(t testing.TB, currency string, units int64) []es.Event {
 func commit(ctx context.Context, pool *pgxpool.Pool, events []es.Event) error {
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
-		b.Queue("SELECT FROM es_log FOR UPDATE") // the log's lock, as every commit takes it
+		b.Queue(espg.LockLog) // the log's lock, as every commit takes it
 		if err := books.Inline(b, events); err != nil {
 			return err
 		}
