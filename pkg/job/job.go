@@ -1,9 +1,10 @@
 // Package job runs a service's long jobs in the background, one run of each at a time over all instances, and shows every
 // instance how far they are.
 //
-// A run holds a session advisory lock of Postgres on a connection of its own, and tells of its progress over that same
-// connection. A process that dies loses the lock with the connection: a row that says running while nobody holds its lock is a
-// run that failed. A run that lost its connection cannot go on unnoticed, for whatever it does on Run.Conn fails.
+// A run holds a lease, a row that its process renews. A process that dies, or cannot reach the database, stops to renew it: a
+// run without a live lease has failed, and another may begin. A run that lost its lease cannot go on unnoticed: Guard, Show
+// and Finish fail, and its context ends. Nothing of it depends on a session of the database, so a pooler such as PgBouncer
+// may stand between.
 package job
 
 import (
@@ -19,8 +20,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"example.com/billing/pkg/es"
 	espg "example.com/billing/pkg/es/postgres"
 )
 
@@ -41,13 +44,16 @@ const (
 )
 
 const (
-	lockClass    = 1247                   // first key of the advisory locks; the second is the job's id
+	ttl          = 10 * time.Second       // how long a lease lives that is not renewed
+	lockClass    = 1247                   // first key of the advisory locks of versions before leases; the second is the job's id
 	showEvery    = time.Second            // how often a run writes how far it is
 	lookEvery    = 100 * time.Millisecond // how often a waiter looks
-	looksMax     = 50                     // of who wants to start a job whose lock is held and whose row says that nothing runs
 	farewellTime = 2 * time.Second        // for the last word of a run whose service stops
 	errorMax     = 1000                   // bytes of an error that are kept
 )
+
+// ErrLost says that a run is not the job's latest any more: its lease ended, and another run may have begun.
+var ErrLost = errors.New("the run lost its lease")
 
 // errDied is what a run failed of whose process did not live to say.
 const errDied = "the process that was at work ended"
@@ -64,7 +70,11 @@ type State struct {
 
 // Jobs starts jobs and reads them. Safe for concurrent use.
 type Jobs struct {
+	// Stopping ends every Wait with the present state, so that no caller holds up the stop. nil = never. Set it before use.
+	Stopping <-chan struct{}
+
 	pool   *pgxpool.Pool
+	ttl    time.Duration
 	log    *slog.Logger
 	ctx    context.Context // of the runs
 	cancel context.CancelFunc
@@ -74,7 +84,7 @@ type Jobs struct {
 
 // New makes the jobs of a process on a database that Migrations were applied to.
 func New(pool *pgxpool.Pool, log *slog.Logger) *Jobs {
-	j := &Jobs{pool: pool, log: log}
+	j := &Jobs{pool: pool, ttl: ttl, log: log}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	return j
 }
@@ -96,13 +106,24 @@ func (j *Jobs) Close(ctx context.Context) error {
 
 // Run is a run at work. Not safe for concurrent use.
 type Run struct {
-	// Conn holds the lock that makes this the only run. What must not happen beside another run is done on it. A statement
-	// that is still open on it keeps Show and Finish waiting for ever: end it first.
+	// Conn is a connection of the run's own. It keeps nothing between two transactions: a pooler may give each to another
+	// server process. What must not happen beside another run is done in a transaction behind Guard.
 	Conn *pgx.Conn
 
 	name  string
+	job   int
 	id    string
 	shown time.Time
+}
+
+// Guard keeps every other run from beginning until the transaction ends, or fails with ErrLost if one has begun already.
+func (r *Run) Guard(ctx context.Context, tx pgx.Tx) error {
+	var id int
+	err := tx.QueryRow(ctx, `SELECT id FROM job WHERE run = $1 AND status = $2 FOR SHARE`, r.id, Running).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("job %s: %w", r.name, ErrLost)
+	}
+	return espg.Classify("guard job "+r.name, err)
 }
 
 // Show tells all instances how far the run is: detail is JSON for State.Detail. It writes about once a second, however often
@@ -116,8 +137,8 @@ func (r *Run) Show(ctx context.Context, detail any) error {
 		return fmt.Errorf("job %s: %w", r.name, err)
 	}
 	r.shown = time.Now()
-	_, err = r.Conn.Exec(ctx, `UPDATE job SET detail = $2, seen_at = clock_timestamp() WHERE run = $1`, r.id, b)
-	return espg.Classify("show job "+r.name, err)
+	tag, err := r.Conn.Exec(ctx, `UPDATE job SET detail = $2, seen_at = clock_timestamp() WHERE run = $1 AND status = $3`, r.id, b, Running)
+	return r.held("show job ", tag, err)
 }
 
 // Finish ends the run within a transaction on Conn: it is done if, and only if, that commits.
@@ -126,11 +147,21 @@ func (r *Run) Finish(ctx context.Context, tx pgx.Tx, detail any) error {
 	if err != nil {
 		return fmt.Errorf("job %s: %w", r.name, err)
 	}
-	_, err = tx.Exec(ctx, `UPDATE job SET status = $2, detail = $3, seen_at = clock_timestamp(), ended_at = clock_timestamp() WHERE run = $1`, r.id, Done, b)
-	return espg.Classify("finish job "+r.name, err)
+	tag, err := tx.Exec(ctx, `UPDATE job SET status = $2, detail = $3, seen_at = clock_timestamp(), ended_at = clock_timestamp()
+		WHERE run = $1 AND status = $4`, r.id, Done, b, Running)
+	return r.held("finish job ", tag, err)
 }
 
-// Work does a job. It ends its run by Run.Finish, or by an error.
+// held fails unless the run's row was written.
+func (r *Run) held(what string, tag pgconn.CommandTag, err error) error {
+	if err == nil && tag.RowsAffected() == 0 {
+		return fmt.Errorf("%s%s: %w", what, r.name, ErrLost)
+	}
+	return espg.Classify(what+r.name, err)
+}
+
+// Work does a job. It ends its run by Run.Finish, or by an error. Its context ends with the service, and when the run has lost
+// its lease.
 type Work func(ctx context.Context, r *Run) error
 
 // Start begins a run in the background, unless one is under way, here or in another instance: then it reports false.
@@ -161,49 +192,88 @@ func (j *Jobs) enter() error {
 	return nil
 }
 
-// begin takes the job's lock on a connection of the run's own; nil without an error means that another has it.
+// alive is whether the run of a job has a lease that lives. One written by a clock that was ahead is void: it says a time
+// further away than its own length.
+const alive = `coalesce(clock_timestamp() BETWEEN l.renewed_at - l.ttl AND l.renewed_at + l.ttl, false)`
+
+// begin makes a run; nil without an error means that another is under way.
 func (j *Jobs) begin(ctx context.Context, name string) (_ *Run, err error) {
-	conn, err := pgx.ConnectConfig(ctx, j.pool.Config().ConnConfig)
-	if err != nil {
+	if s, err := j.Latest(ctx, name); err != nil || s.Status == Running {
+		return nil, err // without a lock, which the run's own transactions may hold for long
+	}
+	r := &Run{name: name, id: uuid.NewString()}
+	if r.Conn, err = pgx.ConnectConfig(ctx, j.pool.Config().ConnConfig); err != nil {
 		return nil, err
 	}
-	r := &Run{Conn: conn, name: name, id: uuid.NewString()}
 	ours := false
-	defer func() {
-		if !ours {
-			conn.Close(context.WithoutCancel(ctx))
-		}
-	}()
-	if _, err := conn.Exec(ctx, `INSERT INTO job (name) VALUES ($1) ON CONFLICT DO NOTHING`, name); err != nil {
+	err = pgx.BeginFunc(ctx, r.Conn, func(tx pgx.Tx) (err error) {
+		ours, err = j.take(ctx, tx, r)
+		return err
+	})
+	if err != nil || !ours {
+		r.Conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to do on it
 		return nil, err
 	}
-	if locked, err := lock(ctx, conn, name); err != nil || !locked {
-		return nil, err
-	}
-	if _, err := conn.Exec(ctx, `UPDATE job SET run = $2, status = $3, detail = NULL, error = NULL, started_at = clock_timestamp(),
-		seen_at = clock_timestamp(), ended_at = NULL WHERE name = $1`, name, r.id, Running); err != nil {
-		return nil, err
-	}
-	ours = true
 	return r, nil
 }
 
-// lock takes the job's lock, unless a run is under way. A run that has just ended, or just begun, holds it for a moment while
-// its row says otherwise.
-func lock(ctx context.Context, conn *pgx.Conn, name string) (bool, error) {
-	for look := 1; ; look++ {
-		var (
-			locked bool
-			status string
-		)
-		err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, id), status FROM job WHERE name = $2`, lockClass, name).Scan(&locked, &status)
-		if err != nil || locked || status == Running || look == looksMax {
-			return locked, err
-		}
+// take makes r the job's latest run, unless one is under way.
+func (j *Jobs) take(ctx context.Context, tx pgx.Tx, r *Run) (bool, error) {
+	// A run that lost its lease may hold the row for as long as its last transaction lasts.
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '5s'`); err != nil {
+		return false, err
+	}
+	if _, err := tx.Exec(ctx, `INSERT INTO job (name) VALUES ($1) ON CONFLICT DO NOTHING`, r.name); err != nil {
+		return false, err
+	}
+	var status string
+	if err := tx.QueryRow(ctx, `SELECT id, status FROM job WHERE name = $1 FOR UPDATE`, r.name).Scan(&r.job, &status); err != nil {
+		return false, err
+	}
+	var lives, free bool // read behind the lock: whoever held it may have begun a run
+	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM job_lease l JOIN job j ON j.id = l.job AND j.run = l.run WHERE j.id = $1 AND `+alive+`),
+		pg_try_advisory_xact_lock($2, $1)`, r.job, lockClass).Scan(&lives, &free); err != nil {
+		return false, err
+	}
+	if status == Running && lives {
+		return false, nil
+	}
+	if !free {
+		return false, &es.UnavailableError{Op: "start job " + r.name, Err: errors.New("an instance of an earlier version is at work")}
+	}
+	if _, err := tx.Exec(ctx, `UPDATE job SET run = $2, status = $3, detail = NULL, error = NULL, started_at = clock_timestamp(),
+		seen_at = clock_timestamp(), ended_at = NULL WHERE id = $1`, r.job, r.id, Running); err != nil {
+		return false, err
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO job_lease VALUES ($1, $2, clock_timestamp(), $3)
+		ON CONFLICT (job) DO UPDATE SET run = excluded.run, renewed_at = excluded.renewed_at, ttl = excluded.ttl`, r.job, r.id, j.ttl)
+	return err == nil, err
+}
+
+// keep renews a run's lease until ctx ends, and calls lost if it cannot.
+func (j *Jobs) keep(ctx context.Context, job int, run string, lost func(error)) {
+	every := j.ttl / 4
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for renewed := time.Now(); ; {
 		select {
-		case <-time.After(lookEvery):
+		case <-tick.C:
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return
+		}
+		begun := time.Now()
+		once, cancel := context.WithTimeout(ctx, every)
+		tag, err := j.pool.Exec(once, `UPDATE job_lease SET renewed_at = clock_timestamp() WHERE job = $1 AND run = $2`, job, run)
+		cancel()
+		switch {
+		case err == nil && tag.RowsAffected() == 0:
+			lost(ErrLost)
+			return
+		case err == nil:
+			renewed = begun
+		case time.Since(renewed) > j.ttl:
+			lost(errors.Join(ErrLost, err))
+			return
 		}
 	}
 }
@@ -212,14 +282,22 @@ func lock(ctx context.Context, conn *pgx.Conn, name string) (bool, error) {
 func (j *Jobs) carryOut(r *Run, work Work) {
 	log := j.log.With("job", r.name)
 	log.Info("job started")
+	working, lost := context.WithCancelCause(j.ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { j.keep(working, r.job, r.id, lost) })
 	err := func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("panic: %v", p)
 			}
 		}()
-		return work(j.ctx, r)
+		return work(working, r)
 	}()
+	if err != nil && errors.Is(context.Cause(working), ErrLost) {
+		err = context.Cause(working)
+	}
+	lost(nil)
+	keeper.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), farewellTime)
 	defer cancel()
 	if err != nil {
@@ -231,43 +309,35 @@ func (j *Jobs) carryOut(r *Run, work Work) {
 		// Not on the run's connection, which may be broken. A run that finished stays so.
 		if _, err := j.pool.Exec(ctx, `UPDATE job SET status = $2, error = $3, ended_at = clock_timestamp() WHERE run = $1 AND status = $4`,
 			r.id, Failed, strings.ToValidUTF8(why[:min(len(why), errorMax)], ""), Running); err != nil {
-			log.Warn("the failure could not be written; the lock tells of it", "error", err)
+			log.Warn("the failure could not be written; the lease tells of it", "error", err)
 		}
 	} else {
 		log.Info("job done")
 	}
-	r.Conn.Close(ctx) // gives the lock back
+	r.Conn.Close(ctx) //nolint:errcheck // nothing is left to do on it
 }
 
 // Latest reads a job's latest run.
 func (j *Jobs) Latest(ctx context.Context, name string) (State, error) {
-	var dead string
-	for {
-		s, run, locked, err := j.read(ctx, name)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return State{Status: Never}, nil
-		case err != nil:
-			return State{}, espg.Classify("read job "+name, err)
-		case s.Status != Running || locked:
-			return s, nil
-		case run == dead:
-			s.Status, s.Error, s.EndedAt = Failed, errDied, s.SeenAt
-			return s, nil
-		}
-		// It may have ended between the look at its row and the look at its lock: its row tells now.
-		dead = run
+	var (
+		s                    State
+		started, seen, ended *time.Time
+		lives                bool
+	)
+	err := j.pool.QueryRow(ctx, `SELECT status, detail, coalesce(error, ''), started_at, seen_at, ended_at, `+alive+`
+		FROM job LEFT JOIN job_lease l ON l.job = job.id AND l.run = job.run WHERE name = $1`, name).
+		Scan(&s.Status, &s.Detail, &s.Error, &started, &seen, &ended, &lives)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return State{Status: Never}, nil
 	}
-}
-
-func (j *Jobs) read(ctx context.Context, name string) (s State, run string, locked bool, err error) {
-	var started, seen, ended *time.Time
-	err = j.pool.QueryRow(ctx, `SELECT status, coalesce(run::text, ''), detail, coalesce(error, ''), started_at, seen_at, ended_at, EXISTS (
-			SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid::bigint = $2 AND l.objid::bigint = job.id AND l.objsubid = 2 AND l.granted
-			  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
-		FROM job WHERE name = $1`, name, lockClass).Scan(&s.Status, &run, &s.Detail, &s.Error, &started, &seen, &ended, &locked)
+	if err != nil {
+		return State{}, espg.Classify("read job "+name, err)
+	}
 	s.StartedAt, s.SeenAt, s.EndedAt = utc(started), utc(seen), utc(ended)
-	return s, run, locked, err
+	if s.Status == Running && !lives {
+		s.Status, s.Error, s.EndedAt = Failed, errDied, s.SeenAt
+	}
+	return s, nil
 }
 
 // utc is the time, or zero where there is none.
@@ -278,7 +348,7 @@ func utc(t *time.Time) time.Time {
 	return t.UTC()
 }
 
-// Wait reads a job's latest run once it has ended, or the time is over.
+// Wait reads a job's latest run once it has ended, the time is over, or the service stops.
 func (j *Jobs) Wait(ctx context.Context, name string, longest time.Duration) (State, error) {
 	over := time.NewTimer(longest)
 	defer over.Stop()
@@ -293,6 +363,8 @@ func (j *Jobs) Wait(ctx context.Context, name string, longest time.Duration) (St
 		case <-look.C:
 		case <-over.C:
 			return j.Latest(ctx, name)
+		case <-j.Stopping:
+			return s, nil
 		case <-ctx.Done():
 			return s, ctx.Err()
 		}

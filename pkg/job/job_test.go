@@ -171,39 +171,142 @@ func TestAStoppedServiceFailsItsRuns(t *testing.T) {
 	}
 }
 
-// A process that is killed says nothing more: its connection breaks, and its row stays at running.
+// A process that is killed, or cannot reach the database, says nothing more: its lease ends, and its row stays at running.
 func TestAKilledProcessFailsItsRuns(t *testing.T) {
 	pool := database(t)
-	here, there := instance(t, pool), instance(t, pool)
-	begun, goOn, late := make(chan uint32), make(chan struct{}), make(chan error, 1)
+	severed, cut := pgtest.Severed(t, pool)
+	here, there := instance(t, severed), instance(t, pool)
+	here.SetTTL(time.Second)
+	begun, goOn, late := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	start(t, here, func(ctx context.Context, r *job.Run) error {
-		begun <- r.Conn.PgConn().PID()
+		close(begun)
 		<-goOn
 		err := finish(ctx, r, nil) // it does not know yet
 		late <- err
 		return err
 	})
-	if _, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend($1, 10000)`, <-begun); err != nil {
-		t.Fatal(err)
-	}
+	<-begun
+	cut()
 	if s := ended(t, there); s.Status != job.Failed || s.Error == "" || s.EndedAt.IsZero() {
 		t.Errorf("%+v", s)
 	}
 	if !start(t, there, func(ctx context.Context, r *job.Run) error { return finish(ctx, r, detail{1}) }) {
 		t.Fatal("it cannot be started again")
 	}
-	if s := ended(t, here); s.Status != job.Done {
+	if s := ended(t, there); s.Status != job.Done {
 		t.Errorf("the next run: %+v", s)
 	}
 	close(goOn)
 	if err := <-late; err == nil {
-		t.Error("a run that lost its lock finished")
+		t.Error("a run that lost its lease finished")
 	}
 	if err := here.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if s := ended(t, there); s.Status != job.Done || string(s.Detail) != `{"steps": 1}` {
 		t.Errorf("the lost run wrote over its successor: %+v", s)
+	}
+}
+
+// A run whose process stood still for longer than its lease lives can do nothing beside its successor, although its connection
+// is sound.
+func TestARunThatLostItsLeaseIsFencedOff(t *testing.T) {
+	pool := database(t)
+	here, there := instance(t, pool), instance(t, pool)
+	stands, goOn, ends := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	fenced := map[string]error{}
+	start(t, here, func(ctx context.Context, r *job.Run) error {
+		close(stands)
+		<-goOn
+		defer close(ends)
+		<-ctx.Done() // its lease is another's
+		free := context.WithoutCancel(ctx)
+		fenced["guard"] = pgx.BeginFunc(free, r.Conn, func(tx pgx.Tx) error { return r.Guard(free, tx) })
+		fenced["show"] = r.Show(free, detail{1})
+		fenced["finish"] = finish(free, r, detail{1})
+		return ctx.Err()
+	})
+	<-stands
+	if _, err := pool.Exec(t.Context(), `UPDATE job_lease SET renewed_at = clock_timestamp() - interval '1 minute', ttl = '1 ms'`); err != nil {
+		t.Fatal(err)
+	}
+	work := make(chan struct{})
+	if !start(t, there, func(ctx context.Context, r *job.Run) error { <-work; return finish(ctx, r, detail{2}) }) {
+		t.Fatal("no other may begin, although the lease ended")
+	}
+	close(goOn)
+	<-ends
+	for what, err := range fenced {
+		if !errors.Is(err, job.ErrLost) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	close(work)
+	if s := ended(t, there); s.Status != job.Done || string(s.Detail) != `{"steps": 2}` {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A lease from a clock that was an hour ahead is void: it holds up nobody for an hour.
+func TestALeaseFromAClockAheadIsVoid(t *testing.T) {
+	pool := database(t)
+	j := instance(t, pool)
+	if _, err := pool.Exec(t.Context(), `WITH made AS (INSERT INTO job (name, run, status) VALUES ('rebuild', gen_random_uuid(), 'running') RETURNING id, run)
+		INSERT INTO job_lease SELECT id, run, clock_timestamp() + interval '1 hour', '10 s' FROM made`); err != nil {
+		t.Fatal(err)
+	}
+	if s := ended(t, j); s.Status != job.Failed {
+		t.Errorf("%+v", s)
+	}
+	if !start(t, j, func(ctx context.Context, r *job.Run) error { return finish(ctx, r, nil) }) {
+		t.Error("it cannot be started")
+	}
+}
+
+// A live lease outlasts its length, because it is renewed, and a transaction of the run that guards itself is not in the way.
+func TestALeaseIsRenewed(t *testing.T) {
+	pool := database(t)
+	here, there := instance(t, pool), instance(t, pool)
+	here.SetTTL(500 * time.Millisecond)
+	var first time.Time
+	renewed := func(tx pgx.Tx) (at time.Time) {
+		if err := tx.QueryRow(t.Context(), `SELECT renewed_at FROM job_lease`).Scan(&at); err != nil {
+			t.Error(err)
+		}
+		return at
+	}
+	if !start(t, here, func(ctx context.Context, r *job.Run) error {
+		return pgx.BeginFunc(ctx, r.Conn, func(tx pgx.Tx) error {
+			if err := r.Guard(ctx, tx); err != nil {
+				return err
+			}
+			first = renewed(tx)
+			pgtest.Eventually(t, "renewed for longer than it lives", func() bool { return renewed(tx).Sub(first) > time.Second })
+			if start(t, there, func(context.Context, *job.Run) error { return nil }) {
+				t.Error("a second run began beside the first")
+			}
+			return r.Finish(ctx, tx, nil)
+		})
+	}) {
+		t.Fatal("not started")
+	}
+	if s := ended(t, there); s.Status != job.Done {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A caller who waits is answered at the stop, with the present state.
+func TestAWaitEndsAtTheStop(t *testing.T) {
+	pool := database(t)
+	j := instance(t, pool)
+	stop, goOn := make(chan struct{}), make(chan struct{})
+	j.Stopping = stop
+	start(t, j, func(ctx context.Context, r *job.Run) error { <-goOn; return finish(ctx, r, nil) })
+	defer close(goOn)
+	close(stop)
+	begun := time.Now()
+	if s := ended(t, j); s.Status != job.Running || time.Since(begun) > 20*time.Second {
+		t.Errorf("%+v after %s", s, time.Since(begun))
 	}
 }
 

@@ -55,6 +55,7 @@ func Background(app *run.App, dsn string) (*job.Jobs, *pgxpool.Pool, error) {
 		return nil, nil, err
 	}
 	jobs := job.New(pool, app.Log)
+	jobs.Stopping = app.Context().Done()
 	app.OnStop("jobs", jobs.Close)
 	return jobs, pool, nil
 }
