@@ -59,7 +59,7 @@ const (
 // A transaction of another that took its snapshot before the switch and comes to the table after it sees it empty: one that
 // reads several tables in one snapshot locks this one (ACCESS SHARE) before its first statement.
 func (f *Folded[S, C]) Rebuild(ctx context.Context, run *job.Run, source Source) error {
-	r := &rebuild[S, C]{Folded: f, run: run, source: source, shadow: f.Table + "_rebuild"}
+	r := &rebuild[S, C]{Folded: f, run: run, source: source, shadow: f.Table + "_rebuild", youngsters: f.Table + "_rebuild_young"}
 	err := r.prepare(ctx)
 	if err == nil {
 		err = r.catchUp(ctx)
@@ -67,7 +67,10 @@ func (f *Folded[S, C]) Rebuild(ctx context.Context, run *job.Run, source Source)
 	if err == nil {
 		// It has been written without a log, which everybody's commits would have had to wait for; now it is written once more,
 		// with one, and without the dead versions of its rows.
-		_, err = run.Conn.Exec(ctx, `ALTER TABLE `+r.shadow+` SET LOGGED; ANALYZE `+r.shadow)
+		err = r.alone(ctx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `ALTER TABLE `+r.shadow+` SET LOGGED; ANALYZE `+r.shadow)
+			return err
+		})
 	}
 	if err == nil {
 		err = r.switchOver(ctx)
@@ -79,14 +82,29 @@ func (f *Folded[S, C]) Rebuild(ctx context.Context, run *job.Run, source Source)
 	return nil
 }
 
-// rebuild is one rebuild under way. All that it writes, it writes on the connection that holds the job's lock.
+// rebuild is one rebuild under way. Whatever it writes, it writes in a transaction behind the job's guard. No setting, lock or
+// table outlives its transaction in the session: a pooler may give the next one to another.
 type rebuild[S, C any] struct {
 	*Folded[S, C]
-	run    *job.Run
-	source Source
-	shadow string
-	young  time.Time // streams that began at or after this may not have reached the old table yet
-	at     place
+	run        *job.Run
+	source     Source
+	shadow     string
+	youngsters string    // table of the streams that are young
+	young      time.Time // streams that began at or after this may not have reached the old table yet
+	at         place
+}
+
+// alone runs f in a transaction beside which no other run does anything. Nothing that it writes matters before the switch.
+func (r *rebuild[S, C]) alone(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
+		if err := r.run.Guard(ctx, tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = off`); err != nil {
+			return err
+		}
+		return f(tx)
+	})
 }
 
 // place is how far a rebuild is.
@@ -97,12 +115,9 @@ type place struct {
 
 // prepare makes the new table, and drops one that an earlier run left.
 func (r *rebuild[S, C]) prepare(ctx context.Context) error {
-	if _, err := r.run.Conn.Exec(ctx, `SET synchronous_commit = off`); err != nil { // nothing of it matters before the switch
-		return err
-	}
-	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+r.shadow+`; CREATE UNLOGGED TABLE `+r.shadow+` (LIKE `+r.Table+` INCLUDING ALL);
-			CREATE TEMP TABLE rebuild_young (id uuid PRIMARY KEY)`); err != nil {
+	return r.alone(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, r.drop()+`; CREATE UNLOGGED TABLE `+r.shadow+` (LIKE `+r.Table+` INCLUDING ALL);
+			CREATE UNLOGGED TABLE `+r.youngsters+` (id uuid PRIMARY KEY)`); err != nil {
 			return err
 		}
 		var options *string // which LIKE leaves out
@@ -118,14 +133,22 @@ func (r *rebuild[S, C]) prepare(ctx context.Context) error {
 	})
 }
 
-// cleanUp drops the new table of a rebuild that failed, if that can be done under the job's lock. Else the next one does.
+// drop removes what a rebuild left.
+func (r *rebuild[S, C]) drop() string {
+	return `DROP TABLE IF EXISTS ` + r.shadow + `, ` + r.youngsters
+}
+
+// cleanUp drops the new table of a rebuild that failed, if its turn lasts. Else the next one does.
 func (r *rebuild[S, C]) cleanUp(ctx context.Context) {
 	if r.run.Conn.IsClosed() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_, _ = r.run.Conn.Exec(ctx, `DROP TABLE IF EXISTS `+r.shadow) // the next rebuild drops it otherwise
+	_ = r.alone(ctx, func(tx pgx.Tx) error { // the next rebuild drops it otherwise
+		_, err := tx.Exec(ctx, r.drop())
+		return err
+	})
 }
 
 // catchUp folds until few events are left.
@@ -137,7 +160,7 @@ func (r *rebuild[S, C]) catchUp(ctx context.Context) error {
 		}
 		r.at.EventsTotal = end
 		before := r.at.after
-		if err := r.pass(ctx, r.run.Conn, end); err != nil {
+		if err := r.pass(ctx, r.alone, end); err != nil {
 			return err
 		}
 		if end-before <= closeMax {
@@ -147,10 +170,8 @@ func (r *rebuild[S, C]) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// beginner is a connection, or a transaction, which begins a savepoint.
-type beginner interface {
-	Begin(ctx context.Context) (pgx.Tx, error)
-}
+// transact runs a function in a transaction, or behind a savepoint.
+type transact func(ctx context.Context, f func(tx pgx.Tx) error) error
 
 // stretch is events that are written at once, and the position after them.
 type stretch struct {
@@ -159,7 +180,7 @@ type stretch struct {
 }
 
 // pass folds the events up to a position. The next ones are read while some are written.
-func (r *rebuild[S, C]) pass(ctx context.Context, db beginner, end int64) error {
+func (r *rebuild[S, C]) pass(ctx context.Context, in transact, end int64) error {
 	ahead := make(chan stretch)
 	g, reading := errgroup.WithContext(ctx)
 	from := r.at.after
@@ -170,7 +191,7 @@ func (r *rebuild[S, C]) pass(ctx context.Context, db beginner, end int64) error 
 	g.Go(func() error {
 		for s := range ahead {
 			if len(s.events) > 0 {
-				if err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return r.write(ctx, tx, s.events) }); err != nil {
+				if err := in(ctx, func(tx pgx.Tx) error { return r.write(ctx, tx, s.events) }); err != nil {
 					return err
 				}
 			}
@@ -243,7 +264,7 @@ func (r *rebuild[S, C]) write(ctx context.Context, tx pgx.Tx, events []es.Event)
 			r.at.Rows++ // about: rows that Write leaves out are counted too, until the comparison
 		}
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO rebuild_young SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING`, young); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO `+r.youngsters+` SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING`, young); err != nil {
 		return err
 	}
 	return r.fold(ctx, tx, r.shadow, roots, fresh, byStream)

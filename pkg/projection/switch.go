@@ -31,7 +31,10 @@ func (r *rebuild[S, C]) attempt(ctx context.Context) error {
 		return err
 	}
 	return pgx.BeginFunc(ctx, r.run.Conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; LOCK TABLE `+r.Table+` IN EXCLUSIVE MODE`); err != nil {
+		if err := r.run.Guard(ctx, tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'; LOCK TABLE `+r.Table+` IN EXCLUSIVE MODE`); err != nil {
 			return err
 		}
 		if err := r.sameShape(ctx, tx); err != nil {
@@ -43,7 +46,8 @@ func (r *rebuild[S, C]) attempt(ctx context.Context) error {
 			return err
 		}
 		r.at.EventsTotal = end
-		if err := r.pass(ctx, tx, end); err != nil {
+		within := func(ctx context.Context, f func(tx pgx.Tx) error) error { return pgx.BeginFunc(ctx, tx, f) }
+		if err := r.pass(ctx, within, end); err != nil {
 			return err
 		}
 		if err := r.compare(ctx, tx); err != nil {
@@ -65,7 +69,7 @@ func (r *rebuild[S, C]) compare(ctx context.Context, tx pgx.Tx) error {
 			count(*) FILTER (WHERE n.id IS NULL OR o.id IS NULL AND y.id IS NULL OR o.version > n.version
 				OR o.version = n.version AND ROW(o.*) IS DISTINCT FROM ROW(n.*)),
 			count(*) FILTER (WHERE o.version < n.version OR o.id IS NULL AND y.id IS NOT NULL)
-		FROM `+r.Table+` o FULL JOIN `+r.shadow+` n ON n.id = o.id LEFT JOIN rebuild_young y ON y.id = n.id`).
+		FROM `+r.Table+` o FULL JOIN `+r.shadow+` n ON n.id = o.id LEFT JOIN `+r.youngsters+` y ON y.id = n.id`).
 		Scan(&r.at.Rows, &r.at.Repaired, &r.at.Behind)
 	if err != nil {
 		return fmt.Errorf("compare: %w", err)
@@ -123,7 +127,7 @@ func (r *rebuild[S, C]) rename(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	statements := `DROP TABLE ` + r.Table + `; ALTER TABLE ` + r.shadow + ` RENAME TO ` + r.Table
+	statements := `DROP TABLE ` + r.Table + `, ` + r.youngsters + `; ALTER TABLE ` + r.shadow + ` RENAME TO ` + r.Table
 	var from, to string
 	_, err = pgx.ForEachRow(rows, []any{&from, &to}, func() error {
 		statements += `; ALTER INDEX ` + pgx.Identifier{from}.Sanitize() + ` RENAME TO ` + pgx.Identifier{to}.Sanitize()
