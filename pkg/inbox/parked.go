@@ -21,7 +21,7 @@ import (
 // instance, so that a lane is handed out by one.
 const (
 	lockParking = `SELECT pg_advisory_xact_lock(1248, 1)`
-	tryHandOut  = `SELECT pg_try_advisory_lock(1248, 2)`
+	tryHandOut  = `SELECT pg_try_advisory_xact_lock(1248, 2)`
 )
 
 // Lanes is the inbox's parked messages, for who looks after them.

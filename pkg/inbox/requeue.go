@@ -17,6 +17,9 @@ import (
 // lanesMax is how many requeued lanes are handed out under one lock.
 const lanesMax = 100
 
+// handOutMax is for how long an instance keeps others from handing out, if it is lost without a word.
+const handOutMax = "5min"
+
 // Run hands requeued lanes to their handlers until ctx ends; it runs once in an inbox. Errors are logged and tried again with a growing pause.
 func (i *Inbox) Run(ctx context.Context) error {
 	retry := backoff.NewExponentialBackOff()
@@ -65,14 +68,21 @@ func (i *Inbox) handOut(ctx context.Context) (moved bool, err error) {
 		return false, err
 	}
 	// The lock is on a connection of its own: the handlers must not wait for one that is held while they are waited for. It goes
-	// with the connection.
+	// with the connection, and is a transaction's: a pooler would leave a session's lock on a connection that others use.
 	conn, err := pgx.ConnectConfig(ctx, i.Pool.Config().ConnConfig)
 	if err != nil {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return false, espg.Classify("hand out requeued messages", err)
+	}
+	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = '`+handOutMax+`'`); err != nil {
+		return false, espg.Classify("hand out requeued messages", err)
+	}
 	var ours bool
-	if err := conn.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
+	if err := tx.QueryRow(ctx, tryHandOut).Scan(&ours); err != nil || !ours {
 		return false, espg.Classify("hand out requeued messages", err)
 	}
 	var failures []error
