@@ -11,8 +11,8 @@ import (
 	"example.com/billing/services/edge"
 )
 
-// Reconcile checks one account at once, or begins a check of all of them, unless one is under way, and waits for its end if
-// the caller wants.
+// Reconcile checks one account at once, or begins a check of all of them, behind one that is under way, and waits for its end
+// if the caller wants.
 func (s *Server) Reconcile(ctx context.Context, req *accountv1.ReconcileRequest) (*accountv1.ReconcileResponse, error) {
 	var v rpc.Fields
 	wait := edge.Wait(ctx, &v, req.GetWait(), edge.JobWait)
@@ -22,10 +22,7 @@ func (s *Server) Reconcile(ctx context.Context, req *accountv1.ReconcileRequest)
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.Reconciler.Start(ctx); err != nil {
-		return nil, err
-	}
-	state, report, err := s.Reconciler.Latest(ctx, wait)
+	state, report, err := s.Reconciler.Check(ctx, wait)
 	if err != nil {
 		return nil, err
 	}

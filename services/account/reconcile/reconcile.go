@@ -115,6 +115,22 @@ func (r *Reconciler) Start(ctx context.Context) error {
 	return err
 }
 
+// Check begins a check of all accounts, and returns what it says once it has ended or the wait is over. A check that was under
+// way already began before this one was asked for: it is waited for, and another begins. If there is no time for that, the
+// answer is that a check is running. It is never what an older check says.
+func (r *Reconciler) Check(ctx context.Context, wait time.Duration) (job.State, Report, error) {
+	for until := time.Now().Add(wait); ; {
+		ours, err := r.jobs.Start(ctx, jobName, r.all)
+		if err != nil {
+			return job.State{}, Report{}, err
+		}
+		s, report, err := r.Latest(ctx, max(0, time.Until(until)))
+		if err != nil || ours || s.Status == job.Running {
+			return s, report, err
+		}
+	}
+}
+
 // Latest reads the latest check of all accounts, and waits for its end, this long at most.
 func (r *Reconciler) Latest(ctx context.Context, wait time.Duration) (job.State, Report, error) {
 	s, err := r.jobs.Wait(ctx, jobName, wait)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -268,6 +269,27 @@ func TestWhatCannotBeCheckedFails(t *testing.T) {
 	s.transactions.fail = nil
 	if r := s.all(); r.GetStatus() != "differences" || r.Error != nil {
 		t.Errorf("%v", r)
+	}
+}
+
+// A request for a check is answered by a check that began after it, although another was under way.
+func TestACheckIsNeverAnsweredByAnOlderOne(t *testing.T) {
+	s := newSmall(t)
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	s.transactions.before = func() { first.Do(func() { close(asked); <-goOn }) }
+	s.debit(uuid.NewString(), s.alice, "5.00")
+	if _, err := s.Reconcile(t.Context(), &accountv1.ReconcileRequest{Wait: durationpb.New(0)}); err != nil {
+		t.Fatal(err)
+	}
+	<-asked // the first check has its snapshot
+	s.debit(uuid.NewString(), s.alice, "6.00")
+	second := make(chan *accountv1.Reconciliation, 1)
+	go func() { second <- s.all() }()
+	<-time.After(300 * time.Millisecond) // so that it finds the first one under way; what is right does not depend on it
+	close(goOn)
+	if r := <-second; r.GetStatus() != "differences" || r.GetFindingCount() != 2 {
+		t.Errorf("got %v", r)
 	}
 }
 
