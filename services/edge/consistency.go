@@ -70,12 +70,25 @@ func readVersion(part string) (es.Stream, int64, bool) {
 	return es.Stream{Type: fields[0], ID: id}, version, ok
 }
 
-// AwaitShown has a read model wait until it shows these versions; one that does not get there in time is DEADLINE_EXCEEDED.
-func AwaitShown(ctx context.Context, wait func(context.Context, map[es.Stream]int64) error, versions map[es.Stream]int64) error {
+// AwaitShown has a read model wait until it shows these versions; one that does not get there in time is DEADLINE_EXCEEDED. A
+// service that stops does not wait: the caller asks another instance.
+func AwaitShown(ctx context.Context, stopping <-chan struct{}, wait func(context.Context, map[es.Stream]int64) error, versions map[es.Stream]int64) error {
 	if len(versions) == 0 {
 		return nil
 	}
-	err := wait(ctx, versions)
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-stopping:
+			cancel()
+		case <-waiting.Done():
+		}
+	}()
+	err := wait(waiting, versions)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return rpc.Fail(rpc.ReasonUnavailable, "The service stops; ask again.").After(time.Second).Because(err)
+	}
 	if errors.Is(err, projection.ErrBusy) {
 		return rpc.Fail(rpc.ReasonOverloaded, "Too many requests wait for the list already.").After(time.Second).Because(err)
 	}

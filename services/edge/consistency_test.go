@@ -59,7 +59,7 @@ func TestAwaitShown(t *testing.T) {
 		"broken": {errAway, "INTERNAL"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := edge.AwaitShown(t.Context(), func(context.Context, map[es.Stream]int64) error { return tc.err }, versions)
+			err := edge.AwaitShown(t.Context(), nil, func(context.Context, map[es.Stream]int64) error { return tc.err }, versions)
 			if !errors.Is(err, tc.err) {
 				t.Errorf("the cause is lost: %v", err)
 			}
@@ -68,7 +68,22 @@ func TestAwaitShown(t *testing.T) {
 			}
 		})
 	}
-	if err := edge.AwaitShown(t.Context(), nil, nil); err != nil {
+	if err := edge.AwaitShown(t.Context(), nil, nil, nil); err != nil {
 		t.Errorf("nothing to wait for: %v", err)
+	}
+}
+
+// A list that waits for a token does not hold up the stop.
+func TestAwaitShownEndsAtTheStop(t *testing.T) {
+	stopping := make(chan struct{})
+	begun := func(ctx context.Context, _ map[es.Stream]int64) error {
+		close(stopping)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	err := edge.AwaitShown(t.Context(), stopping, begun, map[es.Stream]int64{{Type: "Account", ID: "1"}: 1})
+	var failed *rpc.Error
+	if !errors.As(err, &failed) || failed.Reason != rpc.ReasonUnavailable {
+		t.Errorf("got %v", err)
 	}
 }

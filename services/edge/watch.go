@@ -28,6 +28,15 @@ func NewWatches(stop context.Context) *Watches {
 	return &Watches{stop: stop, slots: make(chan struct{}, watchesMax)}
 }
 
+// Stopping is closed when the service has to stop. Whoever waits for something on a caller's behalf ends then, as watches do:
+// an orderly stop waits for its callers, and they may wait for what needs this process. nil Watches never stop.
+func (w *Watches) Stopping() <-chan struct{} {
+	if w == nil {
+		return nil
+	}
+	return w.stop.Done()
+}
+
 // Serve runs one watch, whose context ends with the caller's and with the service. It returns OVERLOADED where too many run
 // already, and UNAVAILABLE when the service stops: whoever watches reconnects and resumes.
 func (w *Watches) Serve(ctx context.Context, watch func(context.Context) error) error {

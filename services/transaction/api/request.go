@@ -91,7 +91,7 @@ func (s *Server) await(ctx context.Context, id string, t transaction.Transaction
 	}
 	news, leave := s.Watches.Hub.Listen(stream(id))
 	defer leave()
-	err := wait(ctx, news, forEnd, glance, look)
+	err := wait(ctx, s.Watches.Stopping(), news, forEnd, glance, look)
 	return t, err
 }
 

@@ -12,9 +12,10 @@ const (
 	pollMax   = 4 * time.Second
 )
 
-// wait returns once a transaction has ended or the time is over. It glances, at what this process knows, at once and at news of the
+// wait returns once a transaction has ended, the time is over, or the service stops: its end may need this process, which stops
+// only once its callers have their answers. It glances, at what this process knows, at once and at news of the
 // stream, and looks, into the store, from time to time and where a glance at news has not seen the end.
-func wait(ctx context.Context, news <-chan struct{}, d time.Duration, glance func() bool, look func(context.Context) (bool, error)) error {
+func wait(ctx context.Context, stopping, news <-chan struct{}, d time.Duration, glance func() bool, look func(context.Context) (bool, error)) error {
 	late := time.NewTimer(d)
 	defer late.Stop()
 	every := pollFirst
@@ -33,6 +34,8 @@ func wait(ctx context.Context, news <-chan struct{}, d time.Duration, glance fun
 			every = min(2*every, pollMax)
 			poll.Reset(every)
 		case <-late.C:
+			over = true
+		case <-stopping:
 			over = true
 		case <-ctx.Done():
 			return ctx.Err()

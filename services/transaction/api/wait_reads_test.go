@@ -101,7 +101,7 @@ func TestWaitLooksMoreAndMoreSeldom(t *testing.T) {
 				}()
 				glances := 0
 				var looks []time.Duration
-				err := wait(t.Context(), news, tc.wait, func() bool { glances++; return glances == tc.glances },
+				err := wait(t.Context(), nil, news, tc.wait, func() bool { glances++; return glances == tc.glances },
 					func(context.Context) (bool, error) { looks = append(looks, time.Since(began)); return false, nil })
 				if err != nil || !slices.Equal(looks, tc.looks) || time.Since(began) != tc.took {
 					t.Errorf("looked at %v, took %v (%v); want %v, %v", looks, time.Since(began), err, tc.looks, tc.took)
@@ -114,7 +114,7 @@ func TestWaitLooksMoreAndMoreSeldom(t *testing.T) {
 func TestWaitEndsWithAFailedLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := errors.New("no answer")
-		err := wait(t.Context(), nil, time.Minute, func() bool { return false }, func(context.Context) (bool, error) { return false, lost })
+		err := wait(t.Context(), nil, nil, time.Minute, func() bool { return false }, func(context.Context) (bool, error) { return false, lost })
 		if !errors.Is(err, lost) {
 			t.Errorf("got %v", err)
 		}

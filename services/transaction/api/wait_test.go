@@ -94,6 +94,25 @@ func TestWait(t *testing.T) {
 	})
 }
 
+// A caller who waits is answered at the stop, with the state of that moment: a saga that ends the transaction may need this
+// process, and the process stops only once its callers have their answers.
+func TestAWaitEndsAtTheStop(t *testing.T) {
+	stop, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	h := newPostgresInstance(t, newPool(t), stop)
+	go func() {
+		for h.Watches.Hub.Waiting() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
+	begun := time.Now()
+	if got := h.accepted("k-1", forEnd(25*time.Second)); got.GetStatus() != "pending" || time.Since(begun) > 15*time.Second {
+		t.Errorf("got %v after %s", got, time.Since(begun))
+	}
+	h.nobodyWaits()
+}
+
 // The word of the end comes with the settlement, sooner than looking would tell.
 func TestSettleGivesWord(t *testing.T) {
 	h := newHarness(t)
