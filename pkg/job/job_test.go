@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -293,6 +294,29 @@ func TestALeaseIsRenewed(t *testing.T) {
 	if s := ended(t, there); s.Status != job.Done {
 		t.Errorf("%+v", s)
 	}
+}
+
+// Behind a PgBouncer in transaction mode the same holds, and nothing is left on the connections that others use.
+func TestRunsBehindAPooler(t *testing.T) {
+	pool, direct := pgtest.BouncedPool(t)
+	if err := migrate.Up(t.Context(), pool, job.Migrations, job.MigrationsTable); err != nil {
+		t.Fatal(err)
+	}
+	here, there := instance(t, pool), instance(t, direct)
+	for n := range 5 {
+		goOn := make(chan struct{})
+		if !start(t, here, func(ctx context.Context, r *job.Run) error { <-goOn; return finish(ctx, r, detail{n}) }) {
+			t.Fatalf("run %d did not begin, although none is under way", n)
+		}
+		if start(t, there, func(context.Context, *job.Run) error { return nil }) {
+			t.Error("a second run began beside the first")
+		}
+		close(goOn)
+		if s := ended(t, there); s.Status != job.Done || string(s.Detail) != fmt.Sprintf(`{"steps": %d}`, n) {
+			t.Errorf("run %d: %+v", n, s)
+		}
+	}
+	pgtest.NothingLeaks(t, pool)
 }
 
 // A caller who waits is answered at the stop, with the present state.

@@ -65,7 +65,12 @@ type fixture struct {
 
 func open(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{pool: pgtest.Pool(t), store: memory.New()}
+	return openOn(t, pgtest.Pool(t))
+}
+
+func openOn(t *testing.T, pool *pgxpool.Pool) *fixture {
+	t.Helper()
+	f := &fixture{pool: pool, store: memory.New()}
 	if _, err := f.pool.Exec(t.Context(), `CREATE TABLE account (id uuid PRIMARY KEY, version bigint NOT NULL, state bytea NOT NULL, tenant text)`); err != nil {
 		t.Fatal(err)
 	}

@@ -9,15 +9,18 @@ import (
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/migrate"
+	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/projection"
 )
 
@@ -29,7 +32,12 @@ type rebuilder struct {
 
 func openRebuilder(t *testing.T) *rebuilder {
 	t.Helper()
-	f := open(t)
+	return openRebuilderOn(t, pgtest.Pool(t))
+}
+
+func openRebuilderOn(t *testing.T, pool *pgxpool.Pool) *rebuilder {
+	t.Helper()
+	f := openOn(t, pool)
 	if err := migrate.Up(t.Context(), f.pool, job.Migrations, job.MigrationsTable); err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +212,48 @@ func TestARebuildCatchesUp(t *testing.T) {
 	}
 	if r := f.row(t, s); r.Version != 4 || r.State.Sum != 10 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Behind a PgBouncer in transaction mode a rebuild works, and leaves no setting, lock or table to others.
+func TestARebuildBehindAPooler(t *testing.T) {
+	pool, _ := pgtest.BouncedPool(t)
+	f := openRebuilderOn(t, pool)
+	s := newStream()
+	if err := f.Handle(t.Context(), f.history(t, s, 3, 3)); err != nil {
+		t.Fatal(err)
+	}
+	var others sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 { // which take turns with the rebuild on the server's connections
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := pool.Exec(t.Context(), `SELECT 1`); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 3 {
+		if d := f.rebuild(t); d.Rows != 1 || d.Repaired != 0 || d.Behind != 0 {
+			t.Errorf("%+v", d)
+		}
+	}
+	close(stop)
+	others.Wait()
+	if r := f.row(t, s); r.Version != 3 {
+		t.Errorf("%+v", r)
+	}
+	pgtest.NothingLeaks(t, pool)
+	var left int
+	if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_class WHERE relname LIKE 'account_rebuild%'`).Scan(&left); err != nil || left != 0 {
+		t.Errorf("%d tables are left, %v", left, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package run_test
 import (
 	"context"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -244,5 +245,51 @@ func TestAReadOnlyServerLosesItsConnections(t *testing.T) {
 	}
 	if len(pids) != 3 {
 		t.Errorf("%d connections for 3 refusals", len(pids))
+	}
+}
+
+// Behind a PgBouncer in transaction mode a pool works without a word in its DSN.
+func TestAPoolFindsOutThatItIsBehindAPooler(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	a := newApp(t.Context())
+	t.Cleanup(func() { _ = a.Close() })
+	for name, tc := range map[string]struct {
+		dsn  string
+		mode pgx.QueryExecMode
+	}{
+		"without": {dsn, pgx.QueryExecModeCacheStatement},
+		"behind":  {pgtest.Bouncer(t, dsn), pgx.QueryExecModeCacheDescribe},
+	} {
+		pool, err := a.Postgres(run.Database{DSN: tc.dsn, Limit: 10 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mode := pool.Config().ConnConfig.DefaultQueryExecMode; mode != tc.mode {
+			t.Errorf("%s: statements are sent in mode %s", name, mode)
+		}
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for n := range 20 {
+					var got int
+					if err := pool.QueryRow(t.Context(), `SELECT $1::int + 1`, n).Scan(&got); err != nil || got != n+1 {
+						t.Errorf("%s: %d, %v", name, got, err)
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
+// A pooler that refuses a setting of the connections is an error that says so: no waiting changes it.
+func TestASettingThatThePoolerRefusesIsAnError(t *testing.T) {
+	a := newApp(t.Context())
+	t.Cleanup(func() { _ = a.Close() })
+	_, err := a.Postgres(run.Database{
+		DSN: pgtest.Bouncer(t, pgtest.DSN(t)), Limit: 10 * time.Second, Settings: map[string]string{"work_mem": "8MB"},
+	})
+	if err == nil || !strings.Contains(err.Error(), "ignore_startup_parameters") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/dsn"
@@ -73,5 +77,42 @@ func (a *App) open(d Database) (*pgxpool.Pool, error) {
 	}
 	cfg.ConnConfig.Tracer = trips
 	bind(cfg, d.Limit, &a.hosts)
+	if err := a.fitPooler(cfg.ConnConfig, strings.Contains(d.DSN, "default_query_exec_mode")); err != nil {
+		return nil, err
+	}
 	return pgxpool.NewWithConfig(a.ctx, cfg)
+}
+
+// fitPooler waits until the database answers. Behind a pooler such as PgBouncer in transaction mode, where each transaction
+// may run on another server connection, statements are not prepared by name, unless the DSN says how they are sent.
+func (a *App) fitPooler(cfg *pgx.ConnConfig, said bool) error {
+	var pooled bool
+	err := a.Retry(a.ctx, "connect to postgres", func(ctx context.Context) (err error) {
+		pooled, err = isPooled(ctx, cfg)
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) && strings.Contains(refused.Message, "unsupported startup parameter") {
+			return backoff.Permanent(fmt.Errorf("add it to PgBouncer's ignore_startup_parameters: %w", err))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if pooled && !said && cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		a.Log.Info("postgres is behind a pooler: statements are not prepared by name")
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	return nil
+}
+
+// isPooled tells whether a pooler stands between: it makes up the process id that it shows its clients.
+func isPooled(ctx context.Context, cfg *pgx.ConnConfig) (bool, error) {
+	conn, err := pgx.ConnectConfig(ctx, cfg.Copy())
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to do on it
+	var pid uint32
+	err = conn.QueryRow(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+	return pid != conn.PgConn().PID(), err
 }
