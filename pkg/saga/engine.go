@@ -107,6 +107,9 @@ type Engine struct {
 	slots chan struct{}
 	now   chan struct{} // has Run look for sagas that are nobody's at once
 
+	left   backlog
+	counts counts
+
 	keeping  sync.Once
 	renewing sync.Mutex
 
@@ -124,7 +127,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	}
 	cfg = cfg.withDefaults()
 	e := &Engine{cfg: cfg, owner: uuid.NewString(), slots: make(chan struct{}, cfg.ActiveMax), now: make(chan struct{}, 1), active: map[string]*run{}}
-	e.lease = newLease(cfg.LeaseTTL)
+	e.lease, e.left = newLease(cfg.LeaseTTL), newBacklog()
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax, Linger: savesLinger}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
 		results := make([]batch.Result[struct{}], len(states))
@@ -140,6 +143,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 
 // Start stores a saga for each trigger that has none yet, all before it returns, and begins to work on the new ones. It
 // returns how many are new. Triggers of unknown types are refused.
+//
+// Who asks for a saga that has ended has not heard of its end, or has lost it with the last moments of a database: the saga's
+// last report is sent again, after Start has returned.
 func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	epoch, err := e.hold(ctx)
 	if err != nil {
@@ -160,12 +166,27 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("start sagas: %w", err)
 	}
+	e.left.add(missing(sagas, added))
 	for _, s := range added {
 		if err := e.work(ctx, s, false); err != nil {
 			return len(added), nil //nolint:nilerr // stored: recovery finds it
 		}
 	}
 	return len(added), nil
+}
+
+// missing are the ids of sagas that are not among those added.
+func missing(sagas, added []State) (ids []string) {
+	isNew := make(map[string]bool, len(added))
+	for _, s := range added {
+		isNew[s.SagaID] = true
+	}
+	for _, s := range sagas {
+		if !isNew[s.SagaID] {
+			ids = append(ids, s.SagaID)
+		}
+	}
+	return ids
 }
 
 // Stop ends the work at the next safe point; what is unfinished is taken up by another engine, or at the next start.

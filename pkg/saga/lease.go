@@ -96,7 +96,7 @@ func (e *Engine) hold(ctx context.Context) (int64, error) {
 	if err := e.ctx.Err(); err != nil {
 		return 0, err
 	}
-	e.keeping.Do(func() { e.done.Go(e.keepLease) })
+	e.keeping.Do(func() { e.done.Go(e.keepLease); e.done.Go(e.clearBacklog) })
 	if epoch := e.lease.held(); epoch != 0 {
 		return epoch, nil
 	}

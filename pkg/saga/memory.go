@@ -83,6 +83,31 @@ func (m *Memory) Get(_ context.Context, id string) (State, error) {
 	return s, nil
 }
 
+// Known is Store's.
+func (m *Memory) Known(_ context.Context, ids []string) (known []string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		if _, ok := m.sagas[id]; ok {
+			known = append(known, id)
+		}
+	}
+	return known, nil
+}
+
+// EndedOrOwned is Store's.
+func (m *Memory) EndedOrOwned(_ context.Context, epoch int64, ids []string) (found []State, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		s, ok := m.sagas[id]
+		if ok && (s.Status.Ended() || s.Epoch == epoch && !s.Status.Rests()) {
+			found = append(found, s)
+		}
+	}
+	return found, nil
+}
+
 // List is Store's.
 func (m *Memory) List(_ context.Context, f Filter) ([]State, error) {
 	m.mu.Lock()

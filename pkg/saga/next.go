@@ -83,6 +83,24 @@ func untouched(d Definition, s State) bool {
 	return true
 }
 
+// LastReport is what told the subject of an ended saga how it ended: after the subject has lost that, it can be told again. ok is
+// false where the saga has not ended, or told nobody.
+func LastReport(d Definition, s State) (last Decision, ok bool) {
+	switch s.Status {
+	case Failed:
+		return Decision{Op: OpReport, Action: d.OnFailed}, true
+	case Compensated:
+		return Decision{Op: OpReport, Action: d.OnCompensated}, true
+	case Completed:
+		for _, step := range slices.Backward(d.Steps) {
+			if step.Kind == Retriable && (step.When == nil || step.When.Holds(s.Input)) {
+				return Decision{Op: OpStep, Action: step.Name, Step: step}, true
+			}
+		}
+	}
+	return Decision{}, false
+}
+
 // Answer is what an action came to. An error in its place means that the outcome is unknown.
 type Answer struct {
 	Outcome Outcome

@@ -52,6 +52,10 @@ type Store interface {
 	Override(ctx context.Context, s State) error
 	// Get returns a saga or ErrNotFound.
 	Get(ctx context.Context, sagaID string) (State, error)
+	// Known returns the ids of those of these sagas that there are, in any order.
+	Known(ctx context.Context, ids []string) ([]string, error)
+	// EndedOrOwned returns those of these sagas that have ended, and those that belong to this epoch and do not rest, in any order.
+	EndedOrOwned(ctx context.Context, epoch int64, ids []string) ([]State, error)
 	// List returns sagas, newest first.
 	List(ctx context.Context, f Filter) ([]State, error)
 	// Count counts sagas by type, status and error reason, in this order.

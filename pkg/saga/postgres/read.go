@@ -26,6 +26,26 @@ func (s *Store) Get(ctx context.Context, id string) (saga.State, error) {
 	return states[0], nil
 }
 
+// Known is saga.Store's.
+func (s *Store) Known(ctx context.Context, ids []string) ([]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT saga_id::text FROM saga_state WHERE saga_id = ANY($1::uuid[])`, ids)
+	if err != nil {
+		return nil, espg.Classify("look for sagas", err)
+	}
+	known, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return known, espg.Classify("look for sagas", err)
+}
+
+// EndedOrOwned is saga.Store's.
+func (s *Store) EndedOrOwned(ctx context.Context, epoch int64, ids []string) ([]saga.State, error) {
+	states, err := s.query(ctx, `SELECT revision, epoch, state FROM saga_state WHERE saga_id = ANY($1::uuid[])
+		AND (status IN ('completed', 'compensated', 'failed') OR epoch = $2 AND status IN ('in_progress', 'compensating'))`, ids, epoch)
+	if err != nil {
+		return nil, espg.Classify("read sagas", err)
+	}
+	return states, nil
+}
+
 // selected is the condition of a filter, but for its page, and its arguments.
 const selected = `tenant_id = $1 AND ($2 = '' OR status = $2) AND ($3 = '' OR saga_type = $3) AND ($4 = '' OR subjects @> ARRAY[$4])
 	AND ($5 = '' OR error_reason = $5) AND created_at >= $6 AND created_at < coalesce($7, 'infinity'::timestamptz)`

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"example.com/billing/pkg/page"
 	"example.com/billing/pkg/saga"
 )
@@ -152,6 +154,50 @@ func testClaim(t *testing.T, s saga.Store) {
 	for epoch, want := range map[int64][]saga.State{heir: {left[0], left[2], left[3], left[4]}, alive: {left[1]}, dead: nil} {
 		if got, err := s.Unfinished(t.Context(), epoch, 0, page.Cursor{}, 10); err != nil || !slices.Equal(ids(got), ids(want)) {
 			t.Errorf("epoch %d has %v (%v), want %v", epoch, ids(got), err, ids(want))
+		}
+	}
+}
+
+func testByID(t *testing.T, s saga.Store) {
+	epoch := mustLease(t, s, 0, time.Hour)
+	asked, want := []string{uuid.NewString()}, []saga.State{}
+	for i, status := range saga.Statuses() {
+		for _, of := range []int64{0, epoch, epoch + 1} {
+			st := newState(i)
+			st.Epoch = of
+			mustInsert(t, s, st)
+			st.Revision, st.Status = 1, status
+			mustSave(t, s, st)
+			asked = append(asked, st.SagaID)
+			if st.Revision, st.Epoch = 2, st.OwnerStored(); status.Ended() || of == epoch && status != saga.NeedsAttention {
+				want = append(want, st)
+			}
+		}
+	}
+	sleeps := newState(9)
+	sleeps.Epoch = epoch
+	mustInsert(t, s, sleeps)
+	sleeps.Revision, sleeps.WakeAt = 1, time.Now().Add(time.Hour)
+	mustSave(t, s, sleeps)
+	asked = append(asked, sleeps.SagaID)
+	mustInsert(t, s, newState(10)) // nobody asks for it
+
+	known, err := s.Known(t.Context(), asked)
+	if slices.Sort(known); err != nil || !slices.Equal(known, slices.Sorted(slices.Values(asked[1:]))) {
+		t.Errorf("known are %v (%v), want %v", known, err, asked[1:])
+	}
+	got, err := s.EndedOrOwned(t.Context(), epoch, asked)
+	if found := ids(got); err != nil || !slices.Equal(slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(ids(want)))) {
+		t.Errorf("found %v (%v), want %v", found, err, ids(want))
+	}
+	for _, st := range got {
+		check(t, s, st)
+	}
+	for _, none := range [][]string{nil, asked[:1]} {
+		known, err := s.Known(t.Context(), none)
+		got, err2 := s.EndedOrOwned(t.Context(), epoch, none)
+		if len(known)+len(got) > 0 || errors.Join(err, err2) != nil {
+			t.Errorf("of none: %v, %v (%v)", known, got, errors.Join(err, err2))
 		}
 	}
 }

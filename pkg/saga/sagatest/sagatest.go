@@ -30,6 +30,7 @@ func TestStateStore(t *testing.T, open func(t *testing.T) saga.Store) {
 		{"ends a saga once", testEnd},
 		{"lets one of many concurrent writers through", testSaveRace},
 		{"does not know what was never inserted", testUnknown},
+		{"finds sagas by id: which there are, which have ended, which are an epoch's", testByID},
 		{"lists the newest first, by status and type, page by page", testList},
 		{"lists what is unfinished", testUnfinished},
 		{"lists and counts by what sagas are about", testFilters},

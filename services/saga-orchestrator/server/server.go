@@ -73,8 +73,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	active := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "saga_active", Help: "Sagas being worked on by this process."}, func() float64 { return float64(engine.Active()) })
-	for _, c := range []prometheus.Collector{ended, active} {
+	for _, c := range append(engineMetrics(engine), ended) {
 		if err := app.Metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
@@ -100,4 +99,19 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	return edge.Serve(app, edge.Serving{
 		Service: "saga", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks, Register: server.Register,
 	})
+}
+
+// engineMetrics are what the engine tells of itself.
+func engineMetrics(engine *saga.Engine) []prometheus.Collector {
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
+	counter := func(name, help string, value func(saga.Stats) int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value(engine.Stats())) })
+	}
+	return []prometheus.Collector{
+		gauge("saga_active", "Sagas being worked on by this process.", engine.Active),
+		counter("saga_reported_again_total", "Last reports of ended sagas that were sent again: the transaction had come back as pending.",
+			func(s saga.Stats) int64 { return s.ReportedAgain }),
+	}
 }

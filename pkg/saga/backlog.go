@@ -1,0 +1,134 @@
+package saga
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// backlog are ids of stored sagas that the engine has to look at soon. Safe for concurrent use.
+type backlog struct {
+	mu   *sync.Mutex
+	ids  map[string]bool
+	some chan struct{} // has a value when there are ids
+}
+
+func newBacklog() backlog {
+	return backlog{mu: &sync.Mutex{}, ids: map[string]bool{}, some: make(chan struct{}, 1)}
+}
+
+// backlogMax bounds what the backlog remembers. Beyond it, who asked asks again, and idle sagas are found in the store.
+const backlogMax = 100_000
+
+func (b *backlog) add(ids []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range ids {
+		if len(b.ids) < backlogMax {
+			b.ids[id] = true
+		}
+	}
+	if len(b.ids) > 0 {
+		select {
+		case b.some <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take removes and returns some ids.
+func (b *backlog) take(limit int) (ids []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id := range b.ids {
+		if len(ids) == limit {
+			break
+		}
+		ids = append(ids, id)
+		delete(b.ids, id)
+	}
+	return ids
+}
+
+// clearBacklog looks at the sagas of the backlog until the engine stops.
+func (e *Engine) clearBacklog() {
+	pause := newPause(e.cfg.Retry)
+	for {
+		select {
+		case <-e.left.some:
+		case <-e.ctx.Done():
+			return
+		}
+		for ids := e.left.take(pageMax); len(ids) > 0; ids = e.left.take(pageMax) {
+			err := e.lookAt(ids)
+			if err == nil {
+				pause.Reset()
+				continue
+			}
+			e.left.add(ids)
+			wait := pause.NextBackOff()
+			e.cfg.Log.Warn("stored sagas cannot be looked at", "error", err, "again_in", wait)
+			if !e.sleep(wait) {
+				return
+			}
+		}
+	}
+}
+
+// lookAt has the last reports of those sagas sent again that have ended.
+func (e *Engine) lookAt(ids []string) error {
+	sagas, err := e.cfg.Store.EndedOrOwned(e.ctx, e.lease.present(), ids)
+	if err != nil {
+		return err
+	}
+	var reports errgroup.Group
+	reports.SetLimit(reportsMax)
+	for _, s := range sagas {
+		if s.Status.Ended() {
+			reports.Go(func() error { e.reportAgain(s); return nil })
+		}
+	}
+	return reports.Wait()
+}
+
+// reportsMax is how many reports are sent again at the same time; the actions send them in few requests.
+const reportsMax = 256
+
+// reportAgain sends the last report of an ended saga once: who has not heard it asks again.
+func (e *Engine) reportAgain(s State) {
+	d, ok := e.cfg.Registry.Find(s.SagaType, s.Definition)
+	if !ok {
+		return
+	}
+	last, ok := LastReport(d, s)
+	if !ok {
+		return
+	}
+	log := e.cfg.Log.With("saga", s.SagaID, "type", s.SagaType, "correlation_id", s.CorrelationID, "action", last.Action)
+	answer, err := e.act(last.Op, callOf(s, last))
+	switch {
+	case err != nil:
+		log.Warn("ended saga: its last report has no answer", "error", err)
+	case answer.Outcome != Done:
+		log.Error("ended saga: its last report was refused", "reason", answer.Reason, "message", answer.Message)
+	default:
+		e.counts.reported.Add(1)
+		log.Info("ended saga: its last report was sent again")
+	}
+}
+
+// counts are what an engine counts.
+type counts struct {
+	reported atomic.Int64
+}
+
+// Stats is what an engine has counted since its start.
+type Stats struct {
+	ReportedAgain int64 // last reports of ended sagas that were sent again
+}
+
+// Stats returns the engine's counts.
+func (e *Engine) Stats() Stats {
+	return Stats{ReportedAgain: e.counts.reported.Load()}
+}
