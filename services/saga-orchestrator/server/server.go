@@ -73,7 +73,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, c := range append(engineMetrics(engine), ended) {
+	triggers := &api.TopicTriggers{Engine: engine, Store: store, Transactions: transactionv1.NewSettlementServiceClient(transactionConn), Log: app.Log}
+	refused := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "saga_triggers_refused_total", Help: "Triggers from Kafka whose transaction was not pending or does not exist, each as often as it was tried.",
+	}, func() float64 { return float64(triggers.Refused()) })
+	for _, c := range append(engineMetrics(engine), ended, refused) {
 		if err := app.Metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
@@ -84,7 +88,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	var bus cqrs.EventBus
 	bus.OnSaga("sagas", orchestrator.TransactionType, registry.Triggers(), func(ctx context.Context, events []es.Event) error {
 		failpoint.Hit("saga.before_start")
-		_, err := engine.Start(ctx, api.Triggers(events))
+		err := triggers.Handle(ctx, events)
 		failpoint.Hit("saga.after_start")
 		return err
 	})
