@@ -42,15 +42,22 @@ type Registers interface {
 	Read(ctx context.Context, c Call) (Register, error)
 }
 
+// ReadReport says whether the subject of a saga has heard what an action tells: RegisterOpen as long as it waits for an end, RegisterDone
+// once it has heard this one; otherwise it never will.
+type ReadReport func(ctx context.Context, c Call) (Register, error)
+
 // Config of an engine. Zero durations and counts mean the default.
 type Config struct {
 	Registry Registry
 	Actions  map[string]Action // by step, compensation, OnFailed and OnCompensated
 	// Registers are those that actions have. A pivot needs one where its saga has deadlines, or a person shall be able to compensate.
 	Registers map[string]Registers
-	Store     Store
-	Log       *slog.Logger
-	Retry     RetryPolicy // of definitions that have none
+	// Reports read what the subject has heard, for the actions that tell it of an end. What has one is not skipped while the subject
+	// waits.
+	Reports map[string]ReadReport
+	Store   Store
+	Log     *slog.Logger
+	Retry   RetryPolicy // of definitions that have none
 
 	ActiveMax    int           // sagas worked on at the same time; further ones wait; 10,000. 1 = strictly one after the other
 	RecoverEvery time.Duration // how often to look for sagas that nobody works on; 1 s

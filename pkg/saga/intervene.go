@@ -28,6 +28,9 @@ func (e *Engine) Intervene(ctx context.Context, sagaID string, v Intervention) (
 		if v.Registers, err = e.readRegisters(ctx, d, s); err != nil {
 			return s, err
 		}
+		if v.Reports, err = e.readReports(ctx, d, s); err != nil {
+			return s, err
+		}
 		v.At = time.Now()
 		after, err := Operate(d, s, v)
 		if err != nil {
@@ -74,6 +77,25 @@ func (e *Engine) readRegisters(ctx context.Context, d Definition, s State) (map[
 		said[did.Action] = answers[i]
 	}
 	return said, nil
+}
+
+// readReports reads what the subject has heard of the action that a saga stopped at.
+func (e *Engine) readReports(ctx context.Context, d Definition, s State) (map[string]Register, error) {
+	if s.Before == nil {
+		return nil, nil
+	}
+	for _, did := range Next(d, s.restored()) {
+		read := e.cfg.Reports[did.Action]
+		if did.Action != s.Before.Action || read == nil {
+			continue
+		}
+		said, err := read(ctx, callOf(s.restored(), did))
+		if err != nil {
+			return nil, fmt.Errorf("read whether the subject of saga %s has heard of %s: %w", s.SagaID, did.Action, err)
+		}
+		return map[string]Register{did.Action: said}, nil
+	}
+	return nil, nil
 }
 
 // registered lists the actions of a saga whose registers a verb wants to know: of steps, and of the compensations that may have run.

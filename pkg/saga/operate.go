@@ -44,6 +44,7 @@ type Intervention struct {
 	Actor     string
 	Why       string
 	Registers map[string]Register // by action; those without a register are not in it
+	Reports   map[string]Register // what the subject has heard, by action that tells it; those that cannot be read are not in it
 	At        time.Time
 }
 
@@ -115,8 +116,11 @@ func skip(d Definition, s State, v Intervention) (State, error) {
 			continue
 		}
 		register, has := v.Registers[action]
+		report := v.Reports[action]
 		answer := Answer{Outcome: Done}
 		switch {
+		case report == RegisterOpen:
+			return s, es.Refuse(ReasonStepNotDone, "The saga's subject waits to hear of %s, and without it would wait for ever.", action)
 		case next.Op == OpCancel && register.closed():
 			answer = Answer{Outcome: Refused, Reason: s.ErrorReason}
 		case next.Op == OpUndo && v.Registers[next.Step.Name].closed(): // nothing to undo
@@ -127,7 +131,7 @@ func skip(d Definition, s State, v Intervention) (State, error) {
 		}
 		timeline := s.Timeline
 		s = Apply(d, s, next, answer, v.At)
-		if s.Timeline = timeline; next.Op == OpStep && !has {
+		if s.Timeline = timeline; next.Op == OpStep && !has && report != RegisterDone {
 			s = s.mark(d.Index(next.Step.Name), StepSkipped) // nobody knows that it was done
 		}
 		return s, nil
@@ -186,7 +190,8 @@ func resume(d Definition, s State, v Intervention) (State, error) {
 }
 
 // resolve has a saga end as what its registers say: all in effect, or nothing. Anything between would leave money in transit. What
-// is left to tell others is told; only where that is what the saga stopped at, it counts as done by hand.
+// is left to tell others is told; only where that is what the saga stopped at, and its subject does not wait for it, it counts as
+// done by hand.
 func resolve(d Definition, s State, v Intervention) (State, error) {
 	if err := waits(s, v.Verb); err != nil {
 		return s, err
@@ -207,7 +212,7 @@ func resolve(d Definition, s State, v Intervention) (State, error) {
 			for i, step := range d.Steps {
 				if slices.Contains(in, step.Name) {
 					records[i].Status = StepDone
-				} else if step.Name == stopped && records[i].Status == StepPending {
+				} else if step.Name == stopped && records[i].Status == StepPending && v.Reports[stopped] != RegisterOpen {
 					records[i].Status = StepSkipped
 				}
 			}
@@ -219,6 +224,9 @@ func resolve(d Definition, s State, v Intervention) (State, error) {
 		return s, nil
 	}
 	if next := Next(d, s); len(next) == 1 && next[0].Op == OpReport { // that is what it stopped at
+		if v.Reports[next[0].Action] == RegisterOpen {
+			return s, nil // told again
+		}
 		timeline := s.Timeline
 		s = Apply(d, s, next[0], Answer{Outcome: Done}, v.At)
 		s.Timeline = timeline

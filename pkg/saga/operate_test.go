@@ -114,6 +114,45 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// A step that tells the subject of the saga's end is not passed over while the subject waits for it: skip is refused, and resolve tells
+// it again. Where the subject does not wait, or never will hear, both go on.
+func TestVerbsReadTheReport(t *testing.T) {
+	d := transfer()
+	past := said{"reserve": "done", "debit": "done", "credit": "done", "release": "open", "debit_back": "open"}
+	back := said{"reserve": "done", "debit": "done", "credit": "refused", "release": "done", "debit_back": "done"}
+	none := said{"reserve": "refused", "debit": "cancelled", "credit": "cancelled"}
+	for _, tc := range []struct {
+		report  string
+		answers map[string]saga.Answer
+		says    said
+		ended   saga.Status
+	}{
+		{"complete", map[string]saga.Answer{"complete": stuck()}, past, saga.Completed},
+		{"tell_failed", map[string]saga.Answer{"reserve": refusal(), "tell_failed": stuck()}, none, saga.Failed},
+		{"tell_compensated", map[string]saga.Answer{"credit": refusal(), "tell_compensated": stuck()}, back, saga.Compensated},
+	} {
+		for _, verb := range []saga.Verb{saga.Skip, saga.Resolve} {
+			for _, heard := range []saga.Register{saga.RegisterOpen, saga.RegisterDone, saga.RegisterRefused} {
+				s, _ := play(d, tc.answers)
+				after, err := saga.Operate(d, s, saga.Intervention{Verb: verb, Registers: tc.says, Reports: said{tc.report: heard}, At: now})
+				next := saga.Next(d, after)
+				switch {
+				case heard != saga.RegisterOpen:
+					if err != nil || after.Status != tc.ended {
+						t.Errorf("%s of %s, which is %s: %s, %v", verb, tc.report, heard, after.Status, err)
+					}
+				case verb == saga.Skip:
+					if r := es.RefusalOf(err); r == nil || r.Reason != saga.ReasonStepNotDone {
+						t.Errorf("skip of %s, for which the subject waits: %s, %v", tc.report, after.Status, err)
+					}
+				case err != nil || len(next) != 1 || next[0].Action != tc.report:
+					t.Errorf("resolve of %s, for which the subject waits: %s, then %v, %v", tc.report, after.Status, next, err)
+				}
+			}
+		}
+	}
+}
+
 // A verb reads the registers, is stored, and the saga goes on at once, though its engine was in the middle of asking.
 func TestIntervene(t *testing.T) {
 	for _, tc := range []struct {
@@ -174,5 +213,30 @@ func TestIntervene(t *testing.T) {
 				stop(t, e)
 			})
 		})
+	}
+}
+
+// The engine reads what the subject has heard before it decides a verb.
+func TestInterveneReadsTheReport(t *testing.T) {
+	p := newPlan(saga.Step{Name: "p", Kind: saga.Pivot}, saga.Step{Name: "r", Kind: saga.Retriable})
+	p.stuck = "r"
+	heard := saga.RegisterOpen
+	store := saga.NewMemory()
+	e := p.engine(t, store, func(c *saga.Config) {
+		delete(c.Registers, "r")
+		c.Reports = map[string]saga.ReadReport{"r": func(context.Context, saga.Call) (saga.Register, error) { return heard, nil }}
+	})
+	defer stop(t, e)
+	p.start(t, e, "s", `{}`)
+	settled(t, store, "s")
+	skip := func() (saga.State, error) {
+		return e.Intervene(t.Context(), "s", saga.Intervention{Verb: saga.Skip, Actor: "ann", Why: "because"})
+	}
+	if s, err := skip(); es.RefusalOf(err) == nil {
+		t.Errorf("skipped while the subject waits: %s, %v", s.Status, err)
+	}
+	heard = saga.RegisterRefused
+	if s, err := skip(); err != nil || s.Status != saga.Completed {
+		t.Errorf("not skipped though the subject does not wait: %s, %v", s.Status, err)
 	}
 }

@@ -29,12 +29,15 @@ type Clients struct {
 	postings    *batch.Queue[*accountv1.Posting, *accountv1.PostingResult]
 	settlements *batch.Queue[*transactionv1.Settlement, *transactionv1.SettlementResult]
 	registers   *batch.Queue[*accountv1.RegisterKey, *accountv1.RegisterContent]
+
+	transactions transactionv1.TransactionServiceClient
 }
 
 // New makes the clients on connections to the account and transaction services.
 func New(account, transaction grpc.ClientConnInterface) *Clients {
 	postings, settlement := accountv1.NewPostingServiceClient(account), transactionv1.NewSettlementServiceClient(transaction)
 	return &Clients{
+		transactions: transactionv1.NewTransactionServiceClient(transaction),
 		postings: newQueue(func(ctx context.Context, items []*accountv1.Posting) ([]*accountv1.PostingResult, error) {
 			failpoint.Hit("saga.before_request")
 			res, err := postings.Post(ctx, &accountv1.PostRequest{Postings: items})
@@ -85,15 +88,26 @@ func (c *Clients) Close(ctx context.Context) error {
 
 // Actions binds the sagas' actions to the services.
 func (c *Clients) Actions() map[string]saga.Action {
-	actions := map[string]saga.Action{
-		orchestrator.CompleteTransaction:   c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"),
-		orchestrator.FailTransaction:       c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"),
-		orchestrator.CompensateTransaction: c.settle(transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"),
+	actions := map[string]saga.Action{}
+	for name, end := range ends {
+		actions[name] = c.settle(end)
 	}
 	for name, m := range moneyActions {
 		actions[name] = c.post(m)
 	}
 	return actions
+}
+
+// end is how an action ends a transaction, and the status that the transaction has then.
+type end struct {
+	kind   transactionv1.SettlementKind
+	status string
+}
+
+var ends = map[string]end{
+	orchestrator.CompleteTransaction:   {transactionv1.SettlementKind_SETTLEMENT_KIND_COMPLETE, "completed"},
+	orchestrator.FailTransaction:       {transactionv1.SettlementKind_SETTLEMENT_KIND_FAIL, "failed"},
+	orchestrator.CompensateTransaction: {transactionv1.SettlementKind_SETTLEMENT_KIND_COMPENSATE, "compensated"},
 }
 
 // money is an action that writes a register of an account.
@@ -187,21 +201,21 @@ func posted(m money, res *accountv1.PostingResult) (saga.Answer, error) {
 }
 
 // settle is an action that ends the transaction.
-func (c *Clients) settle(kind transactionv1.SettlementKind, want string) saga.Action {
+func (c *Clients) settle(as end) saga.Action {
 	return func(ctx context.Context, call saga.Call) (saga.Answer, error) {
 		in, err := orchestrator.ReadInput(call.Input)
 		if err != nil {
 			return saga.Answer{Outcome: saga.Stuck, Reason: "INTERNAL", Message: err.Error()}, nil //nolint:nilerr // it is the answer
 		}
 		res, err := c.settlements.Do(ctx, &transactionv1.Settlement{
-			TransactionId: call.SagaID, Step: call.Action, Kind: kind, ErrorReason: call.ErrorReason, ErrorMessage: call.ErrorMessage,
+			TransactionId: call.SagaID, Step: call.Action, Kind: as.kind, ErrorReason: call.ErrorReason, ErrorMessage: call.ErrorMessage,
 			CorrelationId: call.CorrelationID, CausedBy: call.CausedBy,
 			TenantId: text(call.Metadata, "tenantId"), Actor: text(call.Metadata, "actor"), ReservedOn: in.ReservedOn(),
 		})
 		switch {
 		case err != nil:
 			return saga.Answer{}, err
-		case res.GetStatus() == want:
+		case res.GetStatus() == as.status:
 			return saga.Answer{Outcome: saga.Done}, nil
 		case res.GetStatus() != "":
 			return saga.Answer{Outcome: saga.Stuck, Reason: "TRANSACTION_ENDED", Message: "the transaction is " + res.GetStatus()}, nil

@@ -30,6 +30,7 @@ type services struct {
 	post   func(*accountv1.Posting) *accountv1.PostingResult
 	settle func(*transactionv1.Settlement) *transactionv1.SettlementResult
 	read   func(*accountv1.RegisterKey) *accountv1.RegisterContent
+	status func(id string) (string, error) // of a transaction
 	err    error
 	few    bool // one result less than asked
 
@@ -52,6 +53,10 @@ func (s *services) Invoke(_ context.Context, method string, args, reply any, _ .
 		reply.(*transactionv1.SettleResponse).Results = answers(s.few, &s.settlements, req.GetSettlements(), s.settle)
 	case *accountv1.ReadRegistersRequest:
 		reply.(*accountv1.ReadRegistersResponse).Registers = answers(s.few, &s.keys, req.GetRegisters(), s.read)
+	case *transactionv1.GetTransactionRequest:
+		status, err := s.status(req.GetTransactionId())
+		reply.(*transactionv1.GetTransactionResponse).Transaction = &transactionv1.Transaction{Status: status}
+		return err
 	default:
 		return fmt.Errorf("%s is not expected", method)
 	}

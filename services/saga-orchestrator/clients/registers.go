@@ -8,6 +8,7 @@ import (
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/saga"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
+	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	orchestrator "example.com/billing/services/saga-orchestrator"
 )
 
@@ -82,4 +83,35 @@ func (r Register) Read(ctx context.Context, call saga.Call) (saga.Register, erro
 		return saga.RegisterRefused, nil
 	}
 	return "", &es.UnavailableError{Op: "read register of " + call.Action, Err: fmt.Errorf("%s: %s", content.GetErrorReason(), content.GetErrorMessage())}
+}
+
+// Reports read whether a transaction has ended, for the actions that end it. The transaction's status is the register.
+func (c *Clients) Reports() map[string]saga.ReadReport {
+	reports := make(map[string]saga.ReadReport, len(ends))
+	for name, end := range ends {
+		reports[name] = c.readStatus(end.status)
+	}
+	return reports
+}
+
+func (c *Clients) readStatus(want string) saga.ReadReport {
+	return func(ctx context.Context, call saga.Call) (saga.Register, error) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		res, err := c.transactions.GetTransaction(ctx, &transactionv1.GetTransactionRequest{TransactionId: call.SagaID})
+		if err != nil {
+			if rpc.ErrorOf(err).Reason == "TRANSACTION_NOT_FOUND" {
+				return saga.RegisterRefused, nil // nothing waits for its end
+			}
+			return "", fmt.Errorf("read transaction %s: %w", call.SagaID, err)
+		}
+		switch status := res.GetTransaction().GetStatus(); status {
+		case want:
+			return saga.RegisterDone, nil
+		case "completed", "failed", "compensated":
+			return saga.RegisterRefused, nil // its end is final
+		default:
+			return saga.RegisterOpen, nil
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/saga"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	orchestrator "example.com/billing/services/saga-orchestrator"
@@ -174,6 +175,37 @@ func TestReadRegisterOfNothing(t *testing.T) {
 	for _, c := range []saga.Call{unreadable, call("debit_source")} {
 		if got, err := registers(t, s)["debit_source"].Read(t.Context(), c); got != saga.RegisterRefused || err != nil {
 			t.Errorf("%s: got %q, %v", c.Input, got, err)
+		}
+	}
+}
+
+// A transaction's status says whether it waits for an action: while it is pending, what would end it is open.
+func TestReports(t *testing.T) {
+	lost := errors.New("connection lost")
+	for _, tc := range []struct {
+		status                      string
+		err                         error
+		complete, fail, compensated saga.Register
+	}{
+		{"pending", nil, saga.RegisterOpen, saga.RegisterOpen, saga.RegisterOpen},
+		{"completed", nil, saga.RegisterDone, saga.RegisterRefused, saga.RegisterRefused},
+		{"failed", nil, saga.RegisterRefused, saga.RegisterDone, saga.RegisterRefused},
+		{"compensated", nil, saga.RegisterRefused, saga.RegisterRefused, saga.RegisterDone},
+		{"", rpc.Fail("TRANSACTION_NOT_FOUND", "There is none."), saga.RegisterRefused, saga.RegisterRefused, saga.RegisterRefused},
+		{"", lost, "", "", ""},
+	} {
+		s := &services{status: func(string) (string, error) { return tc.status, tc.err }}
+		c := New(s, s)
+		for action, want := range map[string]saga.Register{
+			orchestrator.CompleteTransaction: tc.complete, orchestrator.FailTransaction: tc.fail, orchestrator.CompensateTransaction: tc.compensated,
+		} {
+			got, err := c.Reports()[action](t.Context(), call(action))
+			if got != want || (err != nil) != (want == "") {
+				t.Errorf("%s of a transaction that is %q (%v): %q, %v", action, tc.status, tc.err, got, err)
+			}
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
 		}
 	}
 }

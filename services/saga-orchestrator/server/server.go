@@ -67,7 +67,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "saga_ended_total", Help: "Sagas that ended, by type and status."}, []string{"type", "status"})
 	engine, err := saga.NewEngine(saga.Config{
-		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Store: store, Log: app.Log, ActiveMax: cfg.ActiveMax,
+		Registry: registry, Actions: services.Actions(), Registers: services.Registers(), Reports: services.Reports(),
+		Store: store, Log: app.Log, ActiveMax: cfg.ActiveMax,
 		OnEnd: func(s saga.State) { ended.WithLabelValues(s.SagaType, string(s.Status)).Inc() },
 	})
 	if err != nil {
