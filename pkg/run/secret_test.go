@@ -23,7 +23,7 @@ func TestPostgresDoesNotShowThePassword(t *testing.T) {
 		var log bytes.Buffer
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		app := run.NewApp(ctx, slog.New(slog.NewTextHandler(&log, nil)))
-		_, err := app.Postgres(address, nil)
+		_, err := app.Postgres(run.Database{DSN: address, Limit: time.Second})
 		if err == nil || strings.Contains(err.Error()+log.String(), "s3cret") {
 			t.Errorf("%s: %v %s", address, err, log.String())
 		}
