@@ -20,9 +20,10 @@ const projectionLinger = 50 * time.Millisecond
 func (b *EventBus) Consumers(cfg kafka.Config, prefix, service string, box *inbox.Inbox, decode func([]byte) (es.Event, error)) ([]*kafka.Consumer, error) {
 	var consumers []*kafka.Consumer
 	for _, s := range b.Subscriptions() {
-		handle := func(ctx context.Context, batch []kafka.Message) error { return s.consume(ctx, batch, decode) }
+		wants := func(m kafka.Message) bool { return s.wantsMessage(m) && (b.Void == nil || !b.Void(m)) }
+		handle := func(ctx context.Context, batch []kafka.Message) error { return s.consume(ctx, batch, wants, decode) }
 		if box != nil {
-			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: s.wantsMessage, Handle: handle})
+			handle = box.Subscribe(inbox.Subscription{Name: s.Name, Source: s.Source, Wants: wants, Handle: handle})
 		}
 		var wait time.Duration
 		if s.Kind == ProjectionHandler {
@@ -49,10 +50,10 @@ func (s Subscription) wantsMessage(m kafka.Message) bool {
 
 // consume decodes the messages that the subscription wants, and delivers them. A message that is no event is an error, rather
 // than skipped.
-func (s Subscription) consume(ctx context.Context, batch []kafka.Message, decode func([]byte) (es.Event, error)) error {
+func (s Subscription) consume(ctx context.Context, batch []kafka.Message, wants func(kafka.Message) bool, decode func([]byte) (es.Event, error)) error {
 	events := make([]es.Event, 0, len(batch))
 	for _, m := range batch {
-		if !s.wantsMessage(m) {
+		if !wants(m) {
 			continue
 		}
 		e, err := decode(m.Value)

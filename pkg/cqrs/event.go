@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/kafka"
 )
 
 // Kind says how an event handler sees events. Between services every handler has a consumer group of its own, so that a
@@ -40,7 +41,12 @@ func (s Subscription) Wants(e es.Event) bool {
 
 // EventBus knows who handles which events. Register everything before the first Publish; then it is safe for concurrent
 // use.
-type EventBus struct{ subscriptions []Subscription }
+type EventBus struct {
+	// Void tells of a message whose event is not part of its source's log any more, so that no handler sees it; nil = of none.
+	Void func(m kafka.Message) bool
+
+	subscriptions []Subscription
+}
 
 // OnSaga registers a saga handler for these event types of an aggregate type.
 func (b *EventBus) OnSaga(name, source string, types []string, h EventHandler) {

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"maps"
+
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 
@@ -38,7 +40,10 @@ func Serve(app *run.App, s Serving) error {
 	if err := app.ServeMetrics(s.Common); err != nil {
 		return err
 	}
-	app.Watch(server.Health, "", s.Checks)
+	checks := maps.Clone(s.Checks)
+	app.Watch(server.Health, History, map[string]run.Check{History: checks[History]})
+	delete(checks, History)
+	app.Watch(server.Health, "", checks)
 	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": s.Pool.Ping})
 	if err := app.Serve(s.Addr, server.Server, server.Health); err != nil {
 		return err

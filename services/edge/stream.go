@@ -65,6 +65,12 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	}
 	cfg := kafka.Config{Brokers: s.Kafka.Brokers, ClientID: prefix + "-" + s.Service, Log: app.Log}
 	box := inbox.New(inbox.Config{Pool: s.Pool, Log: app.Log})
+	past, err := watchHistory(app, s.Events.Tables, s.Events.Replica != nil)
+	if err != nil {
+		return nil, err
+	}
+	own := outbox.Topic(prefix, s.Aggregate)
+	s.Bus.Void = func(m kafka.Message) bool { return m.Topic == own && past.isVoid(m) }
 	consumers, err := s.Bus.Consumers(cfg, prefix, s.Service, box, s.Events.Decode)
 	if err != nil {
 		return nil, err
@@ -106,6 +112,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	})
 	return map[string]run.Check{
 		"postgres": s.Pool.Ping,
+		History:    past.whole,
 		"kafka":    client.Healthy,
 		"consumers": func(context.Context) error {
 			for _, c := range consumers {

@@ -138,6 +138,7 @@ func TestAlertsRing(t *testing.T) {
 	}{
 		"BillingEventsParked":   {"outbox_parked_events", []float64{-1, 1, 1000}, []float64{0}},
 		"BillingMessagesParked": {"inbox_parked_messages", []float64{-1, 1, 1000}, []float64{0}},
+		"BillingEventsLost":     {"es_lost_events", []float64{1, 1000}, []float64{0}},
 		"BillingOutboxStuck":    {"outbox_oldest_pending_seconds", []float64{61, 1000}, []float64{0, 60}},
 	} {
 		for _, v := range c.rings {

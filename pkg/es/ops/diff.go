@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -22,6 +23,8 @@ type Topics struct {
 	Types  []string // of aggregates
 
 	Incarnation int64 // of the database, for what is published
+	// Void tells of a message whose event the database lost with an older history; nil = of none.
+	Void func(m kafka.Message) bool
 }
 
 // Difference is one between what is committed and what is published.
@@ -36,9 +39,10 @@ const (
 	Missing = "missing" // committed, and not on its topic
 	Changed = "changed" // on its topic with other bytes
 	Unknown = "unknown" // on a topic, and not committed
+	Lost    = "lost"    // on a topic, committed in an older history of the database, and not in the present one
 )
 
-// Diff says how what is published differs from what is committed: what is missing or changed by position, then what is unknown. It keeps what it
+// Diff says how what is published differs from what is committed: what is missing or changed by position, then what is unknown or lost. It keeps what it
 // has read in files below dir, so that memory is bounded. What is committed while it runs, and published by then or not, it may tell of.
 func Diff(ctx context.Context, log Log, topics Topics, dir string, tell func(Difference) error, say Progress) error {
 	seen, err := pebble.Open(dir, &pebble.Options{Logger: quiet{}})
@@ -88,7 +92,7 @@ func (t Topics) read(ctx context.Context, seen *pebble.DB, say Progress) error {
 			for tail.Next() < end && err == nil {
 				var messages []kafka.Message
 				if messages, err = tail.Read(ctx); err == nil {
-					err = note(seen, messages)
+					err = t.note(seen, messages)
 				}
 				for range messages {
 					n++
@@ -104,7 +108,7 @@ func (t Topics) read(ctx context.Context, seen *pebble.DB, say Progress) error {
 	return nil
 }
 
-func note(seen *pebble.DB, messages []kafka.Message) error {
+func (t Topics) note(seen *pebble.DB, messages []kafka.Message) error {
 	b := seen.NewBatch()
 	defer func() { _ = b.Close() }()
 	for _, m := range messages {
@@ -113,8 +117,15 @@ func note(seen *pebble.DB, messages []kafka.Message) error {
 		if e, err := es.Decode(m.Value); err == nil {
 			id = e.ID
 		}
+		if p, ok := outbox.PlaceOf(m); ok {
+			where += fmt.Sprintf(", from position %d of incarnation %d", p.Position, p.Incarnation)
+		}
+		kind := Unknown
+		if t.Void != nil && t.Void(m) {
+			kind = Lost
+		}
 		sum := sha256.Sum256(m.Value)
-		if err := b.Set([]byte(id), append(sum[:], where...), nil); err != nil {
+		if err := b.Set([]byte(id), append(sum[:], kind+" "+where...), nil); err != nil {
 			return err
 		}
 	}
@@ -152,8 +163,8 @@ func unknown(seen *pebble.DB, tell func(Difference) error) error {
 	}
 	defer func() { _ = it.Close() }()
 	for ok := it.First(); ok; ok = it.Next() {
-		where := string(it.Value()[sha256.Size:])
-		if err := tell(Difference{Kind: Unknown, Event: es.Event{ID: string(it.Key())}, Where: where}); err != nil {
+		kind, where, _ := strings.Cut(string(it.Value()[sha256.Size:]), " ")
+		if err := tell(Difference{Kind: kind, Event: es.Event{ID: string(it.Key())}, Where: where}); err != nil {
 			return err
 		}
 	}

@@ -13,9 +13,6 @@ import (
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/ops"
 	espg "example.com/billing/pkg/es/postgres"
-	"example.com/billing/pkg/kafka"
-	"example.com/billing/pkg/outbox"
-	"example.com/billing/services/edge"
 )
 
 // out is where answers go.
@@ -111,96 +108,6 @@ func (c *digestCmd) Run(ctx context.Context) error {
 		_, err = fmt.Fprintln(out, d)
 	}
 	return err
-}
-
-type diffCmd struct {
-	Store     string   `arg:"" help:"The service's database."`
-	Types     []string `arg:"" help:"Types of aggregates whose topics are looked at, such as Account."`
-	Brokers   []string `name:"kafka-brokers" env:"BILLING_KAFKA_BROKERS" required:"" help:"Kafka brokers, host:port, comma separated."`
-	Prefix    string   `name:"topic-prefix" env:"BILLING_TOPIC_PREFIX" default:"billing" help:"Beginning of the topics' names, as the services have it."`
-	Republish bool     `help:"Publish what is missing."`
-}
-
-var errDiffer = errors.New("the topics are not what is committed")
-
-// Run prints the differences, a line each.
-func (c *diffCmd) Run(ctx context.Context) error {
-	s, err := find(ctx, c.Store)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if s.pool == nil {
-		return fmt.Errorf("store %q: it must be postgres://…: a log is its topic", c.Store)
-	}
-	if c.Republish {
-		if err := espg.New(s.pool, espg.Options{}).RefuseCopy(ctx); err != nil {
-			return fmt.Errorf("republish: %w", err)
-		}
-	}
-	prefix, err := edge.KafkaSettings{TopicPrefix: c.Prefix}.Prefix()
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "billing-events-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	incarnation, err := espg.New(s.pool, espg.Options{}).Incarnation(ctx)
-	if err != nil {
-		return err
-	}
-	topics := ops.Topics{
-		Kafka: kafka.Config{Brokers: c.Brokers, ClientID: "billing-events", Log: logTo}, Prefix: prefix, Types: c.Types, Incarnation: incarnation,
-	}
-	found := map[string]int{}
-	var missing []es.Event
-	publish := func() error {
-		err := ops.Republish(ctx, topics, missing)
-		missing = missing[:0]
-		return err
-	}
-	err = ops.Diff(ctx, s.log(), topics, dir, func(d ops.Difference) error {
-		found[d.Kind]++
-		if _, err := fmt.Fprintln(out, line(d, prefix)); err != nil {
-			return err
-		}
-		if !c.Republish || d.Kind != ops.Missing {
-			return nil
-		}
-		const pageMax = 500
-		if missing = append(missing, d.Event); len(missing) < pageMax {
-			return nil
-		}
-		return publish()
-	}, say)
-	if err == nil {
-		err = publish()
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "%d missing, %d changed, %d unknown\n", found[ops.Missing], found[ops.Changed], found[ops.Unknown])
-	switch {
-	case c.Republish && found[ops.Missing] > 0:
-		fmt.Fprintf(out, "%d published\n", found[ops.Missing])
-	case found[ops.Missing] > 0:
-		return errDiffer
-	}
-	if found[ops.Changed]+found[ops.Unknown] > 0 {
-		return errDiffer
-	}
-	return nil
-}
-
-// line is a difference as it is printed.
-func line(d ops.Difference, prefix string) string {
-	if d.Kind == ops.Unknown {
-		return fmt.Sprintf("%s %s: %s", d.Kind, d.Event.ID, d.Where)
-	}
-	e := d.Event
-	return fmt.Sprintf("%s %s: position %d, version %d of %s, %s, belongs to %s", d.Kind, e.ID, e.Position, e.Version, e.Stream, e.Type, outbox.Topic(prefix, e.Stream.Type))
 }
 
 type copyCmd struct {

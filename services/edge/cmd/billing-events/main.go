@@ -24,6 +24,7 @@ type commands struct {
 	Follow  followCmd  `cmd:"" help:"Print the events of a type, or all, and those that come."`
 	Digest  digestCmd  `cmd:"" help:"Print how many events a store has, and a hash of them all."`
 	Diff    diffCmd    `cmd:"" help:"Compare what is on the topics with what a database has, and publish what is missing."`
+	Recover recoverCmd `cmd:"" help:"After a fail-over or restore that lost events: tell what is lost, and publish what the topics lack."`
 	Copy    copyCmd    `cmd:"" help:"Copy what a store lacks of another one, and verify the whole."`
 	Promote promoteCmd `cmd:"" help:"Make a database that followed another store the truth."`
 }

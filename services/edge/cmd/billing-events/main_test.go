@@ -142,7 +142,7 @@ func TestCommands(t *testing.T) {
 	if got, err := run(t, ctx, append(diff, "--republish")...); err != nil || !strings.HasSuffix(got, "7 published\n") {
 		t.Errorf("%s %v", got, err)
 	}
-	if got, err := run(t, ctx, diff...); err != nil || got != "0 missing, 0 changed, 0 unknown\n" {
+	if got, err := run(t, ctx, diff...); err != nil || got != "0 missing, 0 changed, 0 unknown, 0 lost\n" {
 		t.Errorf("after that: %s %v", got, err)
 	}
 	if _, err := run(t, ctx, "promote", to); err != nil {
