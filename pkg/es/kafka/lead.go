@@ -73,6 +73,7 @@ func (s *Store) lead(ctx context.Context) error {
 		return err
 	}
 	over := make(chan error, 1)
+	broken := s.state.failure // the state stays the same while this process leads
 	s.lock(func() {
 		s.claim, s.ended, s.floor = claim, over, floor
 		select {
@@ -85,6 +86,8 @@ func (s *Store) lead(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-broken.broken:
+		return broken.err()
 	case err := <-over:
 		return err
 	}
@@ -138,8 +141,8 @@ func (s *Store) readTo(ctx context.Context, end int64) error {
 		}
 	}
 	if !follows {
-		if err := s.startOver(); err != nil {
-			return err
+		if err := s.startOver(); err != nil { // the old state is closed: there is nothing to go on with
+			return fmt.Errorf("%w: %w", errState, err)
 		}
 	}
 	tail, err := kafka.NewTail(s.opts.Kafka, s.opts.Topic, 0, s.state.at.Next)

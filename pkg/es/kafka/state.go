@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"example.com/billing/pkg/es"
 )
@@ -17,9 +21,12 @@ import (
 // state is what the log says up to an offset, on the local disk, by stream, id and position. It is written behind the log, never before it,
 // and may be thrown away at any time: the log makes it anew. One writer; reads are safe beside it.
 type state struct {
-	db     *pebble.DB
-	at     mark
-	decode func([]byte) (es.Event, error)
+	db      *pebble.DB
+	lock    io.Closer // of the directory
+	closed  sync.Once
+	failure *failure
+	at      mark
+	decode  func([]byte) (es.Event, error)
 }
 
 // mark is how far a state is.
@@ -45,33 +52,60 @@ const (
 // bloomBits is how many bits of filter each key gets: one in a hundred keys that are not there is looked for all the same.
 const bloomBits = 10
 
-// openState opens the state of a log in a directory; decode reads an event's JSON. What is there of another log, or cannot be read, is removed.
+// openState opens the state of a log in a directory; decode reads an event's JSON. It removes only what is proved to be of another log,
+// or broken. Any other error (a held lock, no file handles, a full disk) says nothing about what is there, and leaves it.
 func openState(dir, log string, decode func([]byte) (es.Event, error)) (*state, error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
 	s, err := tryState(dir, log, decode)
-	if err == nil {
-		return s, nil
+	if errors.Is(err, errOtherLog) || errors.Is(err, errUnreadable) || pebble.IsCorruptionError(err) {
+		if err = os.RemoveAll(dir); err == nil {
+			s, err = tryState(dir, log, decode)
+		}
 	}
-	if removeErr := os.RemoveAll(dir); removeErr != nil {
-		return nil, errors.Join(err, removeErr)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
-	return tryState(dir, log, decode)
+	s.lock = lock
+	return s, nil
 }
 
-var errOtherLog = errors.New("the state is of another log")
+var (
+	errOtherLog   = errors.New("the state is of another log")
+	errUnreadable = errors.New("the state is broken")
+)
+
+// lockDir keeps other processes from a directory. The lock is beside the directory, so that it is held while the directory is removed.
+func lockDir(dir string) (io.Closer, error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // as Pebble makes its own
+		return nil, fmt.Errorf("open the local state: %w", err)
+	}
+	lock, err := vfs.Default.Lock(dir + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("lock the local state in %s: %w: if another process uses this folder, stop it or give this one"+
+			" a folder of its own; nothing was changed", dir, err)
+	}
+	return lock, nil
+}
 
 func tryState(dir, log string, decode func([]byte) (es.Event, error)) (*state, error) {
-	o := &pebble.Options{Logger: quiet{}}
+	failure := &failure{broken: make(chan struct{})}
+	o := &pebble.Options{Logger: failure}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits) // most ids and streams that are asked for are not there
 	}
 	db, err := pebble.Open(dir, o)
 	if err != nil {
-		return nil, fmt.Errorf("open the local state: %w", err)
+		return nil, fmt.Errorf("open the local state in %s: %w", dir, err)
 	}
-	s := &state{db: db, at: mark{Log: log}, decode: decode}
+	s := &state{db: db, failure: failure, at: mark{Log: log}, decode: decode}
 	value, found, err := s.get([]byte{keyMark})
 	if err == nil && found {
-		err = json.Unmarshal(value, &s.at)
+		if err = json.Unmarshal(value, &s.at); err != nil {
+			err = fmt.Errorf("%w: %w", errUnreadable, err)
+		}
 	}
 	if err == nil && s.at.Log != log {
 		err = errOtherLog
@@ -82,19 +116,46 @@ func tryState(dir, log string, decode func([]byte) (es.Event, error)) (*state, e
 	return s, nil
 }
 
-// quiet keeps Pebble's own log to its errors, which are returned too.
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf(format, args...))
+// failure is Pebble's logger. Pebble reports here what it cannot go on after. That must not end the process: the state is
+// not used any more, and the leader steps down.
+type failure struct {
+	once   sync.Once
+	broken chan struct{} // closed with the first one
+	cause  error         // set before broken is closed
 }
 
-func (s *state) close() error { return s.db.Close() }
+func (*failure) Infof(string, ...any)  {}
+func (*failure) Errorf(string, ...any) {} // these errors are returned too
+
+// Fatalf keeps the first failure. It returns, since it may be called under Pebble's locks.
+func (f *failure) Fatalf(format string, args ...any) {
+	f.once.Do(func() {
+		f.cause = fmt.Errorf("%w: "+format, append([]any{errState}, args...)...)
+		close(f.broken)
+	})
+}
+
+// err is the first failure, or nil.
+func (f *failure) err() error {
+	select {
+	case <-f.broken:
+		return f.cause
+	default:
+		return nil
+	}
+}
+
+// close may be called again: a state that could not be made anew is closed already.
+func (s *state) close() (err error) {
+	s.closed.Do(func() { err = errors.Join(s.db.Close(), s.lock.Close()) })
+	return err
+}
 
 // get reads a key.
 func (s *state) get(key []byte) (value []byte, found bool, err error) {
+	if err := s.failure.err(); err != nil {
+		return nil, false, err
+	}
 	v, closer, err := s.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
@@ -116,6 +177,9 @@ type snapshot struct {
 
 // apply adds events that follow what is there, up to an offset, with snapshots of their streams, oldest first.
 func (s *state) apply(events []stored, snapshots []snapshot, next int64) error {
+	if err := s.failure.err(); err != nil {
+		return err
+	}
 	b := s.db.NewBatch()
 	defer func() { _ = b.Close() }() // what was committed stays
 	heads := map[es.Stream]es.Head{}
@@ -166,7 +230,7 @@ func (s *state) apply(events []stored, snapshots []snapshot, next int64) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.Set([]byte{keyMark}, encoded, nil), b.Commit(pebble.NoSync)); err != nil {
+	if err := errors.Join(b.Set([]byte{keyMark}, encoded, nil), b.Commit(pebble.NoSync), s.failure.err()); err != nil {
 		return fmt.Errorf("write the local state: %w", err)
 	}
 	s.at = at
@@ -215,7 +279,7 @@ func (s *state) load(stream es.Stream, after int64, limit int) ([]es.Event, erro
 		}
 		events = append(events, e)
 	}
-	return events, errors.Join(it.Error(), it.Close())
+	return events, errors.Join(it.Error(), it.Close(), s.failure.err())
 }
 
 // kept is the newest snapshot at or below a version of those kept for good.
@@ -232,7 +296,7 @@ func (s *state) kept(stream es.Stream, version int64) (h es.Head, err error) {
 		h.Version = number(key[len(key)-8:])
 		h.Snapshot, h.SnapshotVersion = append([]byte(nil), it.Value()...), h.Version
 	}
-	return h, errors.Join(it.Error(), it.Close())
+	return h, errors.Join(it.Error(), it.Close(), s.failure.err())
 }
 
 // byID reads an event by its id.
