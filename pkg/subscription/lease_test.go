@@ -53,6 +53,21 @@ func TestALeaseIsHeldByOne(t *testing.T) {
 	}
 }
 
+// A lease that a clock an hour ahead has written keeps nobody out, and its instance does not count.
+func TestALeaseOfAWrongClockIsVoid(t *testing.T) {
+	_, pool := open(t)
+	a, b := newTable(t, pool, "a", time.Minute), newTable(t, pool, "b", time.Minute)
+	late := balance(t, a)[0]
+	exec(t, pool, `UPDATE subscription_partition SET leased_until = clock_timestamp() + interval '1 hour'`)
+	exec(t, pool, `UPDATE subscription_instance SET leased_until = clock_timestamp() + interval '1 hour'`)
+	if got := balance(t, b); !slices.Equal(got, []lease{{0, 2, 0}, {1, 2, 0}}) {
+		t.Fatalf("b has %v", got)
+	}
+	if err := a.commit(t.Context(), late, 1, func(pgx.Tx) error { return nil }); !errors.Is(err, errMoved) {
+		t.Errorf("an effect under a void lease: %v", err)
+	}
+}
+
 // Who has lost a lease can change nothing: neither effects nor the checkpoint nor the other's lease.
 func TestALostLeaseIsFenced(t *testing.T) {
 	s, pool := open(t)

@@ -58,6 +58,8 @@ func share(partitions, n, rank int) int {
 
 // balance renews this instance's leases and writes the checkpoints of those held, counts the instances, and takes what is free up to
 // this one's share. It returns all leases that the instance has, those leaving left out. One instance balances at a time.
+// A lease that ends later than its length from now was written by a wrong clock. It is void, and the epoch fences its holder. An
+// instance that is alive writes its row again when it balances next.
 func (t table) balance(ctx context.Context, held []lease, leaving map[int]bool) (leases []lease, most int, err error) {
 	var partitions, n, rank int
 	parts, epochs, positions := make([]int, len(held)), make([]int64, len(held)), make([]int64, len(held))
@@ -68,7 +70,8 @@ func (t table) balance(ctx context.Context, held []lease, leaving map[int]bool) 
 	b.Queue(`SELECT partitions FROM subscription WHERE name = $1 FOR UPDATE`, t.name).QueryRow(func(row pgx.Row) error { return row.Scan(&partitions) })
 	b.Queue(`INSERT INTO subscription_instance (name, owner, leased_until) VALUES ($1, $2, clock_timestamp() + $3::interval)
 	         ON CONFLICT (name, owner) DO UPDATE SET leased_until = excluded.leased_until`, t.name, t.owner, t.ttl)
-	b.Queue(`DELETE FROM subscription_instance WHERE name = $1 AND owner <> $2 AND leased_until < clock_timestamp()`, t.name, t.owner)
+	b.Queue(`DELETE FROM subscription_instance WHERE name = $1 AND owner <> $2
+	         AND (leased_until < clock_timestamp() OR leased_until > clock_timestamp() + $3::interval)`, t.name, t.owner, t.ttl)
 	b.Queue(`SELECT count(*), count(*) FILTER (WHERE owner < $2) FROM subscription_instance WHERE name = $1`, t.name, t.owner).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&n, &rank) })
 	// A row that is locked is being handled, and renewed by that.
@@ -96,7 +99,8 @@ func (t table) balance(ctx context.Context, held []lease, leaving map[int]bool) 
 			return nil
 		}
 		rows, err := tx.Query(ctx, `UPDATE subscription_partition p SET owner = $2, epoch = p.epoch + 1, leased_until = clock_timestamp() + $3::interval
-			FROM (SELECT partition FROM subscription_partition WHERE name = $1 AND owner <> $2 AND leased_until < clock_timestamp()
+			FROM (SELECT partition FROM subscription_partition WHERE name = $1 AND owner <> $2
+			        AND (leased_until < clock_timestamp() OR leased_until > clock_timestamp() + $3::interval)
 			      ORDER BY partition LIMIT $4 FOR UPDATE SKIP LOCKED) f
 			WHERE p.name = $1 AND p.partition = f.partition RETURNING p.partition, p.epoch, p.position`, t.name, t.owner, t.ttl, most-len(leases))
 		if err != nil {

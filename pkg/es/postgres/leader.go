@@ -14,11 +14,13 @@ type Leader struct {
 }
 
 // Lead takes or renews the leadership for a process, unless another one's has not ended, and returns who leads. It only says whose turn it
-// is: what keeps two leaders apart is the store.
+// is: what keeps two leaders apart is the store. All processes use the same ttl. A lease that ends later than a ttl from now was written
+// by a wrong clock. It is void: it would block everybody for as long as that clock was wrong. No clock writes infinity.
 func Lead(ctx context.Context, pool *pgxpool.Pool, me Leader, ttl time.Duration) (now Leader, err error) {
 	err = pool.QueryRow(ctx, `WITH led AS (
 		    UPDATE es_leader SET holder = $1, address = $2, leased_until = clock_timestamp() + $3::interval
-		    WHERE holder = $1 OR leased_until < clock_timestamp() RETURNING holder, address)
+		    WHERE holder = $1 OR leased_until < clock_timestamp() OR (leased_until > clock_timestamp() + $3::interval AND leased_until <> 'infinity')
+		    RETURNING holder, address)
 		SELECT holder, address FROM led UNION ALL SELECT holder, address FROM es_leader WHERE NOT EXISTS (SELECT FROM led)`,
 		me.Holder, me.Address, ttl).Scan(&now.Holder, &now.Address)
 	return now, Classify("take the lead", err)

@@ -226,6 +226,20 @@ func TestImportOfWhatDoesNotFollow(t *testing.T) {
 	}
 }
 
+// A lease that a clock an hour ahead has written does not keep the others out.
+func TestALeaseOfAWrongClockIsVoid(t *testing.T) {
+	pool := migrated(t)
+	for _, who := range []string{"a", "b"} {
+		now, err := postgres.Lead(t.Context(), pool, postgres.Leader{Holder: who}, time.Minute)
+		if err != nil || now.Holder != who {
+			t.Fatalf("%s asked, and %v leads (%v)", who, now, err)
+		}
+		if _, err := pool.Exec(t.Context(), `UPDATE es_leader SET leased_until = clock_timestamp() + interval '1 hour'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // One leads at a time: the next one when the first has resigned, or was not heard of for the time of a lease.
 func TestLead(t *testing.T) {
 	pool := migrated(t)
