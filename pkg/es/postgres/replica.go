@@ -61,6 +61,9 @@ func NewReplica(cfg ReplicaConfig) *Replica {
 
 // Begin asks whether the database can follow the store: what it has must be what the store has, up to there. It then notes that it follows.
 func (r *Replica) Begin(ctx context.Context) error {
+	if err := r.To.refusePromoted(ctx); err != nil {
+		return err
+	}
 	at, err := r.To.End(ctx)
 	if err != nil {
 		return err
@@ -327,10 +330,4 @@ func (s *Store) RefuseCopy(ctx context.Context) error {
 		return &FollowsError{name}
 	}
 	return nil
-}
-
-// Promote makes a copy the truth: from now on it follows nothing. The store that it followed must not be written to any more.
-func (s *Store) Promote(ctx context.Context) error {
-	_, err := s.pool.Exec(ctx, `UPDATE es_log SET follows = ''`)
-	return Classify("promote", err)
 }

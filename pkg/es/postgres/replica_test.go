@@ -183,9 +183,7 @@ func TestReplicaOfAnotherHistory(t *testing.T) {
 			t.Error("appended to a copy")
 		}
 	}
-	if err := errors.Join(counting(pool).Promote(t.Context()), counting(pool).RefuseCopy(t.Context())); err != nil {
-		t.Errorf("a copy that was promoted: %v", err)
-	}
+	promote(t, pool, one)
 	if err := happened(t.Context(), counting(pool), st, 3, 1); err != nil {
 		t.Errorf("append to a copy that was promoted: %v", err)
 	}
@@ -223,6 +221,36 @@ func TestImportOfWhatDoesNotFollow(t *testing.T) {
 	var n int
 	if err := pool.QueryRow(t.Context(), `SELECT n FROM counted`).Scan(&n); err != nil || n != 2 {
 		t.Errorf("%d inline (%v), want 2", n, err)
+	}
+}
+
+// promote promotes a copy that ends at position 3: not while a process leads, nor to another position, and nobody leads after that.
+func promote(t *testing.T, pool *pgxpool.Pool, followed es.Store) {
+	t.Helper()
+	ctx, leader := t.Context(), postgres.Leader{Holder: "a", Address: "a:1"}
+	if _, err := postgres.Lead(ctx, pool, leader, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	var served *postgres.ServedError
+	for what, err := range map[string]error{"asked": counting(pool).RefuseServed(ctx), "promoted": counting(pool).Promote(ctx, 3, false)} {
+		if !errors.As(err, &served) {
+			t.Errorf("%s while a process leads: %v", what, err)
+		}
+	}
+	if err := postgres.Resign(ctx, pool, leader); err != nil {
+		t.Fatal(err)
+	}
+	if err := counting(pool).Promote(ctx, 2, false); err == nil {
+		t.Error("promoted at a position that is not its end")
+	}
+	if err := errors.Join(counting(pool).Promote(ctx, 3, false), counting(pool).RefuseCopy(ctx)); err != nil {
+		t.Errorf("a copy that was promoted: %v", err)
+	}
+	if now, err := postgres.Lead(ctx, pool, leader, time.Hour); err != nil || now.Holder == "a" {
+		t.Errorf("%v leads a database that was promoted (%v)", now, err)
+	}
+	if err := replica(pool, followed, "one", true).Begin(ctx); !errors.Is(err, postgres.ErrPromoted) {
+		t.Errorf("a promoted database follows: %v", err)
 	}
 }
 

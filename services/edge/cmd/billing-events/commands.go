@@ -153,20 +153,3 @@ func copySecret(ctx context.Context, from, to *store) error {
 	}
 	return espg.Classify("copy the secret", err)
 }
-
-type promoteCmd struct {
-	Store string `arg:"" help:"The database."`
-}
-
-// Run makes a copy the truth.
-func (c *promoteCmd) Run(ctx context.Context) error {
-	s, err := find(ctx, c.Store)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if s.pool == nil {
-		return fmt.Errorf("store %q: it must be postgres://…", c.Store)
-	}
-	return espg.New(s.pool, espg.Options{}).Promote(ctx)
-}

@@ -79,6 +79,37 @@ func versions(t *testing.T, printed string) (out []float64) {
 
 func equal(a []float64, b ...float64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
+// promoteChecks promotes a copy of a log, which fences the log's writer. It wants a log, and the same events in it.
+func promoteChecks(t *testing.T, to, log, longer string) {
+	t.Helper()
+	ctx := t.Context()
+	if _, err := run(t, ctx, "promote", to); err == nil || !strings.Contains(err.Error(), "--log") {
+		t.Errorf("without a log: %v", err)
+	}
+	if _, err := run(t, ctx, "promote", longer, "--log="+log); err == nil || !strings.Contains(err.Error(), "is not what the database has") {
+		t.Errorf("with another log: %v", err)
+	}
+	l, err := find(ctx, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, err := kafka.ClaimPartition(ctx, l.kafka, l.topic, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leader.Close()
+	if _, err := run(t, ctx, "promote", to, "--log="+log); err != nil {
+		t.Error(err)
+	}
+	var fenced *kafka.FencedError
+	if _, err := leader.Commit(ctx, []kafka.Message{{Topic: l.topic, Value: []byte("{}")}}); !errors.As(err, &fenced) {
+		t.Errorf("the leader of before goes on: %v", err)
+	}
+	if got, err := run(t, ctx, "promote", to, "--force"); err != nil || !strings.Contains(got, "above position 6 is lost") {
+		t.Errorf("forced: %s %v", got, err)
+	}
+}
+
 // An operator's day: look, compare, copy to Kafka and back, publish what is missing.
 func TestCommands(t *testing.T) {
 	fake, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -145,9 +176,7 @@ func TestCommands(t *testing.T) {
 	if got, err := run(t, ctx, diff...); err != nil || got != "0 missing, 0 changed, 0 unknown, 0 lost\n" {
 		t.Errorf("after that: %s %v", got, err)
 	}
-	if _, err := run(t, ctx, "promote", to); err != nil {
-		t.Error(err)
-	}
+	promoteChecks(t, to, log, dsn)
 	for _, args := range [][]string{
 		{"digest", "mysql://x"}, {"digest", "kafka://" + broker}, {"digest", "postgres://127.0.0.1:1/x"}, {"promote", log}, {"diff", log, "Test", "--kafka-brokers", broker},
 		{"digest", "kafka://" + broker + "/unknown.log"},

@@ -154,7 +154,7 @@ func (s *store) asTarget(ctx context.Context, from *store) (ops.Target, error) {
 		return nil, err
 	}
 	var serving bool
-	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox_relay WHERE leased_until > clock_timestamp()) OR EXISTS (SELECT FROM es_leader WHERE leased_until > clock_timestamp())`).Scan(&serving)
+	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox_relay WHERE leased_until > clock_timestamp()) OR EXISTS (SELECT FROM es_leader WHERE leased_until > clock_timestamp() AND leased_until <> 'infinity')`).Scan(&serving)
 	if err != nil {
 		return nil, espg.Classify("ask whether a service runs on the database", err)
 	}
