@@ -11,28 +11,41 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/resolver/dns"
 	"google.golang.org/grpc/status"
 )
 
+// A call without a connection is repeated for connectFor, which is longer than a process takes to start again.
 const (
-	connectAttemptsMax = 4
-	connectBackoff     = 50 * time.Millisecond
+	connectFor        = 3 * time.Second
+	connectBackoff    = 50 * time.Millisecond
+	connectBackoffMax = 400 * time.Millisecond
 )
 
+// resolveAgainAfter is how soon a name is resolved again once a connection is lost. gRPC's own 30 s are longer than it takes to
+// replace all instances of a service, one after the other.
+const resolveAgainAfter = time.Second
+
+// The setting is gRPC's, for the whole process, and has to be made before the first connection.
+var _ = func() struct{} { dns.SetMinResolutionInterval(resolveAgainAfter); return struct{}{} }()
+
 // Dial prepares a connection to a target in gRPC's syntax, such as "dns:///account:9101" or "localhost:9101". It connects on
-// first use, spreads calls over all addresses the name has, sends the caller's correlation id and actor along, and repeats a
+// first use, spreads calls over all addresses the name has, leaves an address that does not answer within 5 s, sends the caller's correlation id and actor along, and repeats a
 // call only while no connection could be made: what may have reached a server is never sent again from here, because only the
 // caller knows whether that is safe. Options given override those of this package.
 func Dial(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	all := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
+		Probed(),
+		// For networks that drop connections nobody uses; probes notice a peer that stands still. Not more often than the servers of
+		// the version before tolerate.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: 5 * time.Second,
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 3 * time.Second,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(DefaultMessageBytesMax)),
 		grpc.WithChainUnaryInterceptor(propagateUnary, reconnectUnary),
@@ -56,16 +69,18 @@ func propagateStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Client
 // reconnectUnary repeats a call that failed before it had a connection. A retryPolicy in the service config could not tell that
 // from a connection lost after the request was sent.
 func reconnectUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	for attempt := 1; ; attempt++ {
+	begun := time.Now()
+	for pause := connectBackoff; ; {
 		var to peer.Peer // stays empty while the call has no connection
 		err := invoke(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Peer(&to))...)
-		if status.Code(err) != codes.Unavailable || to.Addr != nil || attempt == connectAttemptsMax {
+		if status.Code(err) != codes.Unavailable || to.Addr != nil || time.Since(begun) > connectFor {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
-		case <-time.After(connectBackoff << attempt):
+		case <-time.After(pause):
+			pause = min(2*pause, connectBackoffMax)
 		}
 	}
 }

@@ -54,8 +54,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		grpc.ChainUnaryInterceptor(around.unary),
 		grpc.ChainStreamInterceptor(around.stream),
 		grpc.MaxRecvMsgSize(recvMax),
-		// Clients of this package ping every 30 s; twice as often is tolerated.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
+		// Clients of this package ping every 30 s. A later version of them may ping every 10 s, which is the most that gRPC allows.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// An old connection is closed gently so that its client resolves again and finds new instances.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second,

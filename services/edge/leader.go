@@ -180,7 +180,7 @@ func (f *forwarder) lead(address string) {
 		return
 	}
 	// An address that cannot be read has no connection: its calls say so.
-	f.conn, _ = grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	f.conn, _ = grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), rpc.Probed())
 }
 
 func (f *forwarder) leader(context.Context) (*grpc.ClientConn, error) {
