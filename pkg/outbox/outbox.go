@@ -48,8 +48,10 @@ type Stats struct {
 // table is the outbox's rows in the service's database.
 type table struct{ pool *pgxpool.Pool }
 
-// ReadStats counts an outbox's events by delivery status, in one snapshot. The limits tell a planner that has no statistics
-// that there is one row each; else it expects a million and compiles the query, for a third of a second.
+// ReadStats counts an outbox's events by delivery status, in one snapshot. An event that was recorded by a clock that was ahead has
+// waited since Kafka last acknowledged one. Positions have no gaps, so what was delivered is told
+// by the checkpoint and the first batch that is left, however many there are. The limit tells a planner that has no statistics
+// that there is one row; else it expects a million and compiles the query, for a third of a second.
 func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	var (
 		s         Stats
@@ -58,12 +60,15 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 		processed *time.Time
 	)
 	err := pool.QueryRow(ctx, `
+		WITH r AS MATERIALIZED (SELECT * FROM outbox_relay LIMIT 1),
+		l AS MATERIALIZED (SELECT coalesce((SELECT position FROM es_event ORDER BY position DESC LIMIT 1), 0) AS position),
+		k AS MATERIALIZED (SELECT `+firstKept+` AS first FROM r)
 		SELECT l.position - r.position,
-		       greatest(coalesce((SELECT sum(least(to_position, r.position) - from_position + 1) FROM outbox_batch WHERE from_position <= r.position), 0)
-		         - (SELECT count(*) FROM outbox_parked WHERE done_at IS NULL AND position >= (SELECT min(from_position) FROM outbox_batch)), 0)::bigint,
+		       greatest(coalesce(r.position - k.first + 1 - (SELECT count(*) FROM outbox_parked WHERE done_at IS NULL AND position >= k.first), 0), 0)::bigint,
 		       least(r.failed, l.position - r.position), r.retries, r.last_error, r.processed_at,
-		       coalesce((SELECT extract(epoch FROM clock_timestamp() - recorded_at) FROM es_event WHERE position = r.position + 1), 0)::float8
-		FROM (SELECT es_end() AS position) l, (SELECT * FROM outbox_relay LIMIT 1) r`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
+		       coalesce((SELECT extract(epoch FROM clock_timestamp() - CASE WHEN recorded_at > clock_timestamp() THEN coalesce(r.processed_at, 'epoch') ELSE recorded_at END)
+		         FROM es_event WHERE position = r.position + 1), 0)::float8
+		FROM l, r, k`).Scan(&s.Pending, &s.Delivered, &s.Failed, &s.Retries, &lastError, &processed, &oldest)
 	if err != nil {
 		return Stats{}, espg.Classify("read outbox stats", err)
 	}
@@ -76,6 +81,11 @@ func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	s.OldestPending = time.Duration(max(oldest, 0) * float64(time.Second))
 	return s, nil
 }
+
+// firstKept is the first position of the batches that are left, null if none are, for relay row r. It is looked for from where the
+// clean-up was last: the index before it is full of dead entries, for as long as any snapshot is open.
+const firstKept = `coalesce((SELECT from_position FROM outbox_batch WHERE from_position >= r.kept_from ORDER BY from_position LIMIT 1),
+	(SELECT from_position FROM outbox_batch ORDER BY from_position LIMIT 1))`
 
 // lease is the right to publish, until it ends or another relay takes it.
 type lease struct {
@@ -248,12 +258,17 @@ func (t table) fenced(tag interface{ RowsAffected() int64 }, err error) error {
 	return nil
 }
 
-// cleanup forgets delivered rows older than keep.
+// cleanup forgets delivered rows older than keep, in the order of their positions, up to the first that stays: so many rows are
+// read as are forgotten, and one more.
 func (t table) cleanup(ctx context.Context, keep time.Duration) (int64, error) {
-	tag, err := t.pool.Exec(ctx, `DELETE FROM outbox_batch WHERE created_at < clock_timestamp() - $1::interval
-		AND to_position <= (SELECT position FROM outbox_relay)`, keep)
-	if err != nil {
-		return 0, espg.Classify("clean up outbox", err)
-	}
-	return tag.RowsAffected(), nil
+	var n int64
+	err := t.pool.QueryRow(ctx, `
+		WITH r AS MATERIALIZED (SELECT position, kept_from FROM outbox_relay LIMIT 1),
+		stays AS MATERIALIZED (SELECT coalesce((SELECT from_position FROM outbox_batch, r
+			WHERE from_position >= r.kept_from AND NOT (created_at < clock_timestamp() - $1::interval AND to_position <= r.position)
+			ORDER BY from_position LIMIT 1), (SELECT position + 1 FROM r)) AS first),
+		gone AS (DELETE FROM outbox_batch WHERE from_position >= (SELECT kept_from FROM r) AND from_position < (SELECT first FROM stays) RETURNING 1),
+		mark AS (UPDATE outbox_relay SET kept_from = (SELECT first FROM stays) WHERE EXISTS (SELECT FROM gone))
+		SELECT count(*) FROM gone`, keep).Scan(&n)
+	return n, espg.Classify("clean up outbox", err)
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/pgtest"
 )
@@ -131,24 +133,73 @@ func TestTheOldestPendingEventHasAnAge(t *testing.T) {
 	}
 }
 
-// Clean-up forgets what was delivered long ago, and only that.
+// Clean-up forgets what was delivered long ago, and only that, in the order of the positions.
 func TestCleanUp(t *testing.T) {
 	s, pool := open(t)
 	for range 4 {
 		happen(t, s, 2) // rows 1-2, 3-4, 5-6, 7-8
 	}
-	exec(t, pool, `UPDATE outbox_relay SET position = 5;
-		UPDATE outbox_batch SET created_at = clock_timestamp() - interval '2 hours' WHERE from_position <> 3`)
-	if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != 1 || err != nil {
-		t.Errorf("forgot %d rows (%v), want the first", n, err)
+	exec(t, pool, `UPDATE outbox_relay SET position = 5; UPDATE outbox_batch SET created_at = clock_timestamp() - interval '2 hours' WHERE from_position < 7`)
+	for _, want := range []int64{2, 0} { // of the third, one event is not delivered
+		if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != want || err != nil {
+			t.Errorf("forgot %d rows (%v), want %d", n, err, want)
+		}
 	}
-	if got := stats(t, pool); got.Pending != 3 || got.Delivered != 3 {
+	if got := stats(t, pool); got.Pending != 3 || got.Delivered != 1 {
 		t.Errorf("%+v", got)
 	}
 	exec(t, pool, `UPDATE outbox_relay SET position = 8`)
-	if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != 2 || err != nil {
-		t.Errorf("forgot %d rows (%v), want the last two", n, err)
+	if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != 1 || err != nil {
+		t.Errorf("forgot %d rows (%v), want the third", n, err)
 	}
+	if got := stats(t, pool); got.Pending != 0 || got.Delivered != 2 {
+		t.Errorf("%+v", got)
+	}
+	if n, err := (table{pool}).cleanup(t.Context(), 0); n != 1 || err != nil {
+		t.Errorf("forgot %d rows (%v), want the last", n, err)
+	}
+	if got := stats(t, pool); got.Pending != 0 || got.Delivered != 0 {
+		t.Errorf("%+v", got)
+	}
+	happen(t, s, 2)
+	if got := stats(t, pool); got.Pending != 2 || got.Delivered != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Stats and clean-up read a few rows, however many the outbox remembers.
+func TestStatsReadAFewRows(t *testing.T) {
+	s, pool := open(t)
+	happen(t, s, 1)
+	exec(t, pool, `INSERT INTO outbox_batch SELECT n, n, 1, clock_timestamp() FROM generate_series(2, 20000) AS n; UPDATE outbox_relay SET position = 20000`)
+	if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != 0 || err != nil {
+		t.Errorf("forgot %d (%v)", n, err)
+	}
+	if got := stats(t, pool); got.Delivered != 20000 {
+		t.Errorf("%+v", got)
+	}
+	read := func() (n int64) {
+		t.Helper()
+		if err := pool.QueryRow(t.Context(), `SELECT coalesce(seq_tup_read + idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'outbox_batch'`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	one, err := pgxpool.NewWithConfig(t.Context(), func() *pgxpool.Config { c := pool.Config(); c.MaxConns = 1; return c }())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	pool = one // the counters are the transaction's own
+	exec(t, pool, `BEGIN`)
+	stats(t, pool)
+	if n, err := (table{pool}).cleanup(t.Context(), time.Hour); n != 0 || err != nil {
+		t.Errorf("forgot %d (%v)", n, err)
+	}
+	if n := read(); n > 10 {
+		t.Errorf("%d rows read", n)
+	}
+	exec(t, pool, `ROLLBACK`)
 }
 
 // A relay that always has something to do cleans up all the same, and keeps its lease meanwhile.
