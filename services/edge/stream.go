@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"example.com/billing/pkg/cqrs"
@@ -17,7 +15,6 @@ import (
 	"example.com/billing/pkg/inbox"
 	"example.com/billing/pkg/kafka"
 	"example.com/billing/pkg/outbox"
-	"example.com/billing/pkg/parking"
 	"example.com/billing/pkg/run"
 )
 
@@ -89,8 +86,8 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	relay := outbox.NewRelay(outbox.Config{
 		Pool: s.Pool, Publisher: producer, Prefix: prefix, Committed: outgoing.Committed(), Recent: outgoing.Recent, Linger: s.Linger, Log: app.Log,
 	})
-	if err := s.measure(app.Metrics); err != nil {
-		return nil, err
+	if err := app.Metrics.Register(newMeasured(s.Pool)); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := measureLosses(app.Metrics, consumers); err != nil {
 		return nil, err
@@ -137,37 +134,6 @@ func (s Stream) topics(prefix string) []kafka.Topic {
 	return topics
 }
 
-// measure publishes the outbox's stats and what is parked as metrics.
-func (s Stream) measure(metrics prometheus.Registerer) error {
-	for name, read := range map[string]func(context.Context) (float64, error){
-		"outbox_pending_events": func(ctx context.Context) (float64, error) {
-			st, err := outbox.ReadStats(ctx, s.Pool)
-			return float64(st.Pending), err
-		},
-		"outbox_oldest_pending_seconds": func(ctx context.Context) (float64, error) {
-			st, err := outbox.ReadStats(ctx, s.Pool)
-			return st.OldestPending.Seconds(), err
-		},
-		"outbox_parked_events":  rowsIn(outbox.Lanes(s.Pool)),
-		"inbox_parked_messages": rowsIn(inbox.Lanes(s.Pool)),
-	} {
-		value := func() float64 {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			v, err := read(ctx)
-			if err != nil {
-				return -1
-			}
-			return v
-		}
-		help := strings.ReplaceAll(name, "_", " ") + "; -1 = not known"
-		if err := metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)); err != nil {
-			return fmt.Errorf("register %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
 // measureLosses publishes how often consumers found that their topic had lost messages.
 func measureLosses(metrics prometheus.Registerer, consumers []*kafka.Consumer) error {
 	err := metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -183,11 +149,4 @@ func measureLosses(metrics prometheus.Registerer, consumers []*kafka.Consumer) e
 		return fmt.Errorf("register consumer_lost_total: %w", err)
 	}
 	return nil
-}
-
-func rowsIn(lanes parking.Lanes) func(context.Context) (float64, error) {
-	return func(ctx context.Context) (float64, error) {
-		n, err := lanes.Waiting(ctx)
-		return float64(n), err
-	}
 }

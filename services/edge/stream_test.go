@@ -32,7 +32,7 @@ func TestOutboxMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := (Stream{Pool: pool}).measure(registry); err != nil {
+	if err := registry.Register(newMeasured(pool)); err != nil {
 		t.Fatal(err)
 	}
 	shown := func() map[string]float64 {
@@ -47,10 +47,16 @@ func TestOutboxMetrics(t *testing.T) {
 		return values
 	}
 	want := map[string]float64{"outbox_pending_events": 0, "outbox_oldest_pending_seconds": 0, "outbox_parked_events": 2, "inbox_parked_messages": 3}
-	if got := shown(); !maps.Equal(got, want) {
+	got := shown()
+	if age, ok := got["postgres_oldest_snapshot_seconds"]; !ok || age < 0 {
+		t.Errorf("the oldest snapshot's age is %v, %v", age, ok)
+	}
+	delete(got, "postgres_oldest_snapshot_seconds")
+	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	pool.Close()
+	want["postgres_oldest_snapshot_seconds"] = -1
 	for name := range want {
 		want[name] = -1
 	}

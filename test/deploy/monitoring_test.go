@@ -140,6 +140,7 @@ func TestAlertsRing(t *testing.T) {
 		"BillingMessagesParked": {"inbox_parked_messages", []float64{-1, 1, 1000}, []float64{0}},
 		"BillingEventsLost":     {"es_lost_events", []float64{1, 1000}, []float64{0}},
 		"BillingOutboxStuck":    {"outbox_oldest_pending_seconds", []float64{61, 1000}, []float64{0, 60}},
+		"BillingSnapshotHeld":   {"postgres_oldest_snapshot_seconds", []float64{301, 86400}, []float64{-1, 0, 300}},
 	} {
 		for _, v := range c.rings {
 			if !rings(t, expressions[alert], c.metric, v) {
@@ -180,6 +181,7 @@ var emitted = map[string][]string{
 	"outbox_oldest_pending_seconds":      {},
 	"outbox_parked_events":               {},
 	"inbox_parked_messages":              {},
+	"postgres_oldest_snapshot_seconds":   {},
 	"transaction_shed_total":             {},
 	"transaction_admission_limit":        {},
 	"transaction_latency_least_seconds":  {},
