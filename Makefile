@@ -78,7 +78,7 @@ bin/bench:
 	@go build -o bin/bench ./test/bench
 
 .PHONY: bench
-bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BROKER (both) and EVENT_STORE (postgres, kafka or both): table, test/bench/out/bench.json, bench.png
+bench: bin/bench ## Measure the whole system for DURATION (20s) a scenario on BROKER (both) and EVENT_STORE (postgres, kafka or both), or ONLY=snapshot,… of them: table, test/bench/out/bench.json, bench.png
 	@exec bin/bench -duration $(or $(DURATION),20s) -broker $(BROKER) -event-store $(EVENT_STORE) $(if $(ONLY),-only $(ONLY)) $(if $(INSTANCES),-instances $(INSTANCES)) $(if $(PROFILES),-profiles)
 
 .PHONY: bench-soak

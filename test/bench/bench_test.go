@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"testing/synctest"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/billing/pkg/pgtest"
 )
 
 // An open loop begins calls at its rate whatever becomes of them, and counts latency from when each was to begin.
@@ -159,5 +163,34 @@ func TestSixths(t *testing.T) {
 	}
 	if first, last := sixths(nil); first != 0 || last != 0 {
 		t.Errorf("of nothing: %v and %v", first, last)
+	}
+}
+
+// A snapshot that is held open keeps its database's horizon; one that did not last is told.
+func TestHoldSnapshots(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	pool, err := pgxpool.New(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	for _, killed := range []bool{false, true} {
+		release, err := holdSnapshots(t.Context(), []string{dsn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const ofIdle = `FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' AND backend_xmin IS NOT NULL`
+		var n int
+		if err := pool.QueryRow(t.Context(), `SELECT count(*) `+ofIdle).Scan(&n); err != nil || n != 1 {
+			t.Errorf("%d are held, %v", n, err)
+		}
+		if killed {
+			if _, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) `+ofIdle); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := release(); (err != nil) != killed {
+			t.Errorf("killed: %v, got %v", killed, err)
+		}
 	}
 }

@@ -229,6 +229,7 @@ type scenario struct {
 	rate       float64 // of an open loop, transfers a second
 	overload   float64 // the rate is this many times what uniform reached
 	hot        bool    // the limit is the hot one
+	snapshot   bool    // under a snapshot that is held open, beside the same load without
 	do         send
 	draw       draw
 }
@@ -246,6 +247,7 @@ func scenarios(c *cluster, w *world) []scenario {
 		{name: "rest", what: "REST through the gateway", callers: 256, do: rest, draw: w.uniform},
 		{name: "open500", what: "gRPC, 500 transfers/s whatever becomes of them", rate: 500, do: overGRPC, draw: w.uniform},
 		{name: "open1000", what: "gRPC, 1,000 transfers/s whatever becomes of them", rate: 1000, do: overGRPC, draw: w.uniform},
+		{name: "snapshot", what: "as uniform, a snapshot held open in each database all the while", callers: 256, snapshot: true, do: overGRPC, draw: w.uniform},
 		{name: "overload", what: "gRPC, 3 times what uniform completed", overload: 3, do: overGRPC, draw: w.uniform},
 	}
 }
@@ -285,7 +287,11 @@ func (s settings) scenarios(ctx context.Context, c *cluster, w *world, r *report
 			return fmt.Errorf("%s needs the scenario uniform", sc.name)
 		}
 		say("%s: %s", sc.name, sc.what)
-		res, err := s.one(ctx, c, w, sc)
+		measure := s.one
+		if sc.snapshot {
+			measure = s.underSnapshot
+		}
+		res, err := measure(ctx, c, w, sc)
 		if err != nil {
 			return fmt.Errorf("%s: %w", sc.name, err)
 		}

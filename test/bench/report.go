@@ -16,30 +16,34 @@ import (
 // result is one scenario's figures. Latencies are from when a request was to be sent to the answer that its transfer has completed,
 // durably; those of sagas to the answer that shows the saga completed as well.
 type result struct {
-	Name          string             `json:"-"`
-	What          string             `json:"what"`
-	Callers       int                `json:"callers,omitempty"`
-	OfferedPerS   float64            `json:"offered_per_s,omitempty"`
-	Seconds       float64            `json:"seconds"`
-	Accepted      int64              `json:"accepted"`
-	Completed     int64              `json:"completed"`
-	Shed          int64              `json:"shed"`
-	Failed        int64              `json:"failed"`
-	Failure       string             `json:"failure,omitempty"`
-	AcceptedPerS  float64            `json:"accepted_per_s"`
-	CompletedPerS float64            `json:"completed_per_s"`
-	RatioToLimit  float64            `json:"ratio_to_limit"`
-	P50           float64            `json:"p50_ms"`
-	P99           float64            `json:"p99_ms"`
-	P999          float64            `json:"p999_ms"`
-	ShedP99       float64            `json:"shed_p99_ms,omitempty"`
-	RecoveryS     float64            `json:"recovery_s,omitempty"` // after an overload, until lone transfers are quick again
-	SagaP50       float64            `json:"saga_p50_ms,omitempty"`
-	SagaP99       float64            `json:"saga_p99_ms,omitempty"`
-	CPU           map[string]float64 `json:"cpu_us_per_transfer"`
-	Rows          float64            `json:"rows_per_transfer"`
-	WAL           float64            `json:"wal_bytes_per_transfer"`
-	Trips         float64            `json:"sql_round_trips_per_transfer"`
+	Name          string  `json:"-"`
+	What          string  `json:"what"`
+	Callers       int     `json:"callers,omitempty"`
+	OfferedPerS   float64 `json:"offered_per_s,omitempty"`
+	Seconds       float64 `json:"seconds"`
+	Accepted      int64   `json:"accepted"`
+	Completed     int64   `json:"completed"`
+	Shed          int64   `json:"shed"`
+	Failed        int64   `json:"failed"`
+	Failure       string  `json:"failure,omitempty"`
+	AcceptedPerS  float64 `json:"accepted_per_s"`
+	CompletedPerS float64 `json:"completed_per_s"`
+	RatioToLimit  float64 `json:"ratio_to_limit"`
+	// Of the same load without a snapshot, in the same run.
+	WithoutPerS    float64 `json:"without_per_s,omitempty"`
+	RatioToWithout float64 `json:"ratio_to_without,omitempty"`
+
+	P50       float64            `json:"p50_ms"`
+	P99       float64            `json:"p99_ms"`
+	P999      float64            `json:"p999_ms"`
+	ShedP99   float64            `json:"shed_p99_ms,omitempty"`
+	RecoveryS float64            `json:"recovery_s,omitempty"` // after an overload, until lone transfers are quick again
+	SagaP50   float64            `json:"saga_p50_ms,omitempty"`
+	SagaP99   float64            `json:"saga_p99_ms,omitempty"`
+	CPU       map[string]float64 `json:"cpu_us_per_transfer"`
+	Rows      float64            `json:"rows_per_transfer"`
+	WAL       float64            `json:"wal_bytes_per_transfer"`
+	Trips     float64            `json:"sql_round_trips_per_transfer"`
 }
 
 func newResult(name, what string, t *tally, took time.Duration, used usage) *result {
@@ -121,6 +125,9 @@ func (r *report) table() {
 	for _, x := range r.results {
 		if x.RecoveryS > 0 || x.Shed > 0 {
 			fmt.Printf("%s: %d shed, 99 of 100 answered within %.1f ms; quick again %.1f s after its end\n", x.Name, x.Shed, x.ShedP99, x.RecoveryS)
+		}
+		if x.WithoutPerS > 0 {
+			fmt.Printf("%s: %.0f/s completed, %.0f/s without: %.2f of it\n", x.Name, x.CompletedPerS, x.WithoutPerS, x.RatioToWithout)
 		}
 		if x.Failure != "" {
 			fmt.Printf("%s: %d failed, the first by: %s\n", x.Name, x.Failed, x.Failure)
