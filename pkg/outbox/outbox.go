@@ -48,10 +48,10 @@ type Stats struct {
 // table is the outbox's rows in the service's database.
 type table struct{ pool *pgxpool.Pool }
 
-// ReadStats counts an outbox's events by delivery status, in one snapshot. An event that was recorded by a clock that was ahead has
-// waited since Kafka last acknowledged one. Positions have no gaps, so what was delivered is told
-// by the checkpoint and the first batch that is left, however many there are. The limit tells a planner that has no statistics
-// that there is one row; else it expects a million and compiles the query, for a third of a second.
+// ReadStats counts an outbox's events by delivery status, in one snapshot. Positions have no gaps, so the checkpoint and the first
+// batch that is left tell what was delivered, however many batches there are. An event that was recorded by a clock that was ahead
+// has waited since Kafka last acknowledged one. The limit tells a planner that has no statistics that there is one row; else it
+// expects a million and compiles the query, for a third of a second.
 func ReadStats(ctx context.Context, pool *pgxpool.Pool) (Stats, error) {
 	var (
 		s         Stats
