@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/dsn"
+	"example.com/billing/pkg/pgwritable"
 )
 
 // Database is what a pool is made of.
@@ -75,7 +76,7 @@ func (a *App) open(d Database) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.ConnConfig.Tracer = trips
+	cfg.ConnConfig.Tracer = pgwritable.Trace(trips)
 	bind(cfg, d.Limit, &a.hosts)
 	if err := a.fitPooler(cfg.ConnConfig, strings.Contains(d.DSN, "default_query_exec_mode")); err != nil {
 		return nil, err

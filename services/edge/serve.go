@@ -1,11 +1,13 @@
 package edge
 
 import (
+	"context"
 	"maps"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 
+	"example.com/billing/pkg/pgwritable"
 	"example.com/billing/pkg/rpc"
 	"example.com/billing/pkg/run"
 	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
@@ -24,6 +26,11 @@ type Serving struct {
 // Accepting is the name whose health says that the service takes requests. It does so without Kafka: what it accepts goes
 // out when Kafka is back. The health of the whole server says that everything works.
 const Accepting = "accepting"
+
+// TakesWrites is the health of a database: it answers, and it takes writes.
+func TakesWrites(pool *pgxpool.Pool) run.Check {
+	return func(ctx context.Context) error { return pgwritable.Check(ctx, pool) }
+}
 
 // Serve serves the service's API, outbox stats, health and metrics until the app has to stop, and stops it.
 func Serve(app *run.App, s Serving) error {
@@ -44,7 +51,7 @@ func Serve(app *run.App, s Serving) error {
 	app.Watch(server.Health, History, map[string]run.Check{History: checks[History]})
 	delete(checks, History)
 	app.Watch(server.Health, "", checks)
-	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": s.Pool.Ping})
+	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": TakesWrites(s.Pool)})
 	if err := app.Serve(s.Addr, server.Server, server.Health); err != nil {
 		return err
 	}

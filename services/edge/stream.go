@@ -109,7 +109,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 		return g.Wait()
 	})
 	return map[string]run.Check{
-		"postgres": s.Pool.Ping,
+		"postgres": TakesWrites(s.Pool),
 		History:    past.whole,
 		"kafka":    client.Healthy,
 		"consumers": func(context.Context) error {
