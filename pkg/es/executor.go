@@ -163,6 +163,9 @@ const (
 	awayPauseMax     = 500 * time.Millisecond
 )
 
+// unwritableAttemptMax is how often a command is tried on a store that takes no writes: for about a quarter of a second.
+const unwritableAttemptMax = 8
+
 // flush carries out one group. It loops until every unit is settled: conflicts and repeated keys are decided again on
 // fresh state, a store that does not answer is asked again for a while.
 func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.Result[Outcome[S]] {
@@ -189,7 +192,7 @@ func (x *Executor[S, C]) flush(ctx context.Context, cmds []Command[C]) []batch.R
 				x.cache.remove(s.ID)
 			}
 			u.again = u.again || u.err != nil
-			if cause := errors.Join(err, u.err); attempt >= x.opts.AttemptMax || ctx.Err() != nil || !retryable(cause) {
+			if cause := errors.Join(err, u.err); attempt >= x.attemptMax(cause) || ctx.Err() != nil || !retryable(cause) {
 				x.settle(ctx, cmds, u, cause, results)
 				continue
 			}
@@ -425,6 +428,16 @@ func (x *Executor[S, C]) settle(ctx context.Context, cmds []Command[C], u *unit[
 	for _, i := range u.commands {
 		results[i] = x.flush(ctx, cmds[i:i+1])[0]
 	}
+}
+
+// attemptMax is how often a command is tried. A server that is read-only, or whose disk is full, stays so for longer than
+// a request: its caller is told soon, while there is time to answer.
+func (x *Executor[S, C]) attemptMax(cause error) int {
+	var unwritable interface{ Unwritable() bool }
+	if errors.As(cause, &unwritable) && unwritable.Unwritable() {
+		return min(unwritableAttemptMax, x.opts.AttemptMax)
+	}
+	return x.opts.AttemptMax
 }
 
 // retryable: deciding again on fresh state can end well.

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/pgwritable"
 )
 
 // Migrations are the store's own tables, the outbox's among them; see package migrate.
@@ -223,6 +224,14 @@ func split(streams []es.Stream) (types, ids []string) {
 	return types, ids
 }
 
+// refusedWrite is an error of a server that takes no writes now.
+type refusedWrite struct{ error }
+
+func (e refusedWrite) Unwrap() error { return e.error }
+
+// Unwritable tells an es.Executor that asking again within the same request is in vain.
+func (refusedWrite) Unwritable() bool { return true }
+
 // Classify names the operation, and tells a definite no of the database from no answer: the latter is an
 // *es.UnavailableError. What a definite error refused was rolled back. Nil stays nil.
 func Classify(op string, err error) error {
@@ -234,6 +243,9 @@ func Classify(op string, err error) error {
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		return &es.UnavailableError{Op: op, Err: err}
+	}
+	if pgwritable.IsRefusal(err) {
+		return &es.UnavailableError{Op: op, Err: refusedWrite{err}}
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
