@@ -110,6 +110,15 @@ func Timestamp(t time.Time) *timestamppb.Timestamp {
 // Count fits a count into the API's int32, which JSON shows as a number. None is below 0.
 func Count(n int64) int32 { return int32(max(0, min(n, math.MaxInt32))) }
 
+// Version fits a stream's version into the API's int32, which JSON shows as a number. A greater one is an error: a caller
+// who is given another version than the stream's would compare and go on at the wrong place.
+func Version(n int64) (int32, error) {
+	if n < 0 || n > math.MaxInt32 {
+		return 0, fmt.Errorf("version %d does not fit the API's 32 bits", n)
+	}
+	return int32(n), nil
+}
+
 // OneOf reads a value of a closed set, or nothing.
 func OneOf[T ~string](v *rpc.Fields, field, value string, allowed []T) string {
 	if value == "" {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/rpc"
 	errorv1 "example.com/billing/proto/gen/go/billing/error/v1"
 	outboxv1 "example.com/billing/proto/gen/go/billing/outbox/v1"
@@ -176,5 +177,21 @@ func TestCount(t *testing.T) {
 		if got := edge.Count(n); got != want {
 			t.Errorf("Count(%d) = %d, want %d", n, got, want)
 		}
+	}
+}
+
+// A version that does not fit is an error, never another version.
+func TestVersion(t *testing.T) {
+	for n, fits := range map[int64]bool{
+		0: true, 1: true, math.MaxInt32: true, math.MaxInt32 + 1: false, 1 << 32: false, 1<<32 + 7: false, math.MaxInt64: false, -1: false,
+	} {
+		got, err := edge.Version(n)
+		if (err == nil) != fits || fits && int64(got) != n {
+			t.Errorf("Version(%d) = %d, %v", n, got, err)
+		}
+	}
+	e := es.Event{Stream: es.Stream{Type: "Account", ID: "a"}, Version: 1<<32 + 7, Data: []byte(`{}`)}
+	if r, err := edge.Recorded(e); err == nil {
+		t.Errorf("shown as version %d", r.GetVersion())
 	}
 }

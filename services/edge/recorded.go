@@ -16,9 +16,13 @@ func Recorded(e es.Event) (*eventv1.RecordedEvent, error) {
 	if err := data.UnmarshalJSON(e.Data); err != nil {
 		return nil, fmt.Errorf("show %s version %d: %w", e.Stream, e.Version, err)
 	}
+	version, err := Version(e.Version)
+	if err != nil {
+		return nil, fmt.Errorf("show an event of %s: %w", e.Stream, err)
+	}
 	actor, _ := e.Metadata["actor"].(string)
 	return &eventv1.RecordedEvent{
-		Version: int32(e.Version), EventId: e.ID, EventType: e.Type, //nolint:gosec // two billion events
+		Version: version, EventId: e.ID, EventType: e.Type,
 		OccurredAt: timestamppb.New(e.At), RecordedAt: timestamppb.New(e.RecordedAt),
 		CorrelationId: e.CorrelationID, CausationId: e.CausationID, Actor: actor,
 		TransactionId: text(e.Metadata, "sagaId"), Step: text(e.Metadata, "step"), CausedBy: text(e.Metadata, "causedBy"), Data: data,

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -170,7 +171,8 @@ func (s *Server) CreateAccount(ctx context.Context, req *accountv1.CreateAccount
 	if len(out.Events) == 0 || out.Replayed {
 		replayed(ctx)
 	}
-	return &accountv1.CreateAccountResponse{Account: shown(ctx, id, out.State)}, nil
+	p, err := shown(ctx, id, out.State)
+	return &accountv1.CreateAccountResponse{Account: p}, err
 }
 
 func (s *Server) openAccount(ctx context.Context, c cqrs.Message[OpenAccount]) (es.Outcome[account.Account], error) {
@@ -243,7 +245,8 @@ func (s *Server) ChangeAccountStatus(ctx context.Context, req *accountv1.ChangeA
 			state = *now
 		}
 	}
-	return &accountv1.ChangeAccountStatusResponse{Account: shown(ctx, id, state)}, nil
+	p, err := shown(ctx, id, state)
+	return &accountv1.ChangeAccountStatusResponse{Account: p}, err
 }
 
 func (s *Server) changeStatus(ctx context.Context, c cqrs.Message[ChangeAccountStatus]) (es.Outcome[account.Account], error) {
@@ -274,7 +277,8 @@ func (s *Server) GetAccount(ctx context.Context, req *accountv1.GetAccountReques
 	if err != nil {
 		return nil, err
 	}
-	return &accountv1.GetAccountResponse{Account: shown(ctx, a.id, a.state)}, nil
+	p, err := shown(ctx, a.id, a.state)
+	return &accountv1.GetAccountResponse{Account: p}, err
 }
 
 func (s *Server) find(ctx context.Context, accountID string) (found, error) {
@@ -328,7 +332,11 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 		res.NextPageToken = rpc.EncodePageToken(page.Cursor{CreatedAt: last.Account.CreatedAt, ID: last.ID})
 	}
 	for _, e := range entries {
-		res.Accounts = append(res.Accounts, toProto(e.ID, e.Account))
+		p, err := toProto(e.ID, e.Account)
+		if err != nil {
+			return nil, err
+		}
+		res.Accounts = append(res.Accounts, p)
 	}
 	return res, nil
 }
@@ -341,7 +349,7 @@ func command(i cqrs.Info, accountID, key string, creates bool, body account.Comm
 }
 
 // shown is an account as an answer carries it, with the token for what it shows.
-func shown(ctx context.Context, id string, a account.Account) *accountv1.Account {
+func shown(ctx context.Context, id string, a account.Account) (*accountv1.Account, error) {
 	edge.SetConsistencyToken(ctx, edge.ConsistencyToken(stream(id), a.Version))
 	return toProto(id, a)
 }
@@ -350,13 +358,17 @@ func stream(accountID string) es.Stream {
 	return es.Stream{Type: account.AggregateType, ID: accountID}
 }
 
-func toProto(id string, a account.Account) *accountv1.Account {
+func toProto(id string, a account.Account) (*accountv1.Account, error) {
+	version, err := edge.Version(a.Version)
+	if err != nil {
+		return nil, fmt.Errorf("show account %s: %w", id, err)
+	}
 	return &accountv1.Account{
 		AccountId: id, OwnerId: a.OwnerID, OwnerType: a.OwnerType, AccountType: string(a.Type), Currency: a.Currency,
-		Balance: a.Format(a.Balance), HeldBalance: a.Format(a.Held), AvailableBalance: a.Format(a.Available()), Status: string(a.Status), Version: int32(a.Version), //nolint:gosec // two billion events
+		Balance: a.Format(a.Balance), HeldBalance: a.Format(a.Held), AvailableBalance: a.Format(a.Available()), Status: string(a.Status), Version: version,
 		MinBalance: optional(a, a.MinBalance), MaxBalance: optional(a, a.MaxBalance), Metadata: edge.Struct(a.Metadata),
 		CreatedAt: timestamppb.New(a.CreatedAt), UpdatedAt: timestamppb.New(a.UpdatedAt),
-	}
+	}, nil
 }
 
 func optional(a account.Account, d *decimal.Decimal) *string {

@@ -41,16 +41,19 @@ func (s *Server) GetAccountBalance(ctx context.Context, req *accountv1.GetAccoun
 		return nil, err
 	}
 	edge.SetConsistencyToken(ctx, edge.ConsistencyToken(stream(id), a.state.Version))
-	return balanceOf(id, a.state), nil
+	return balanceOf(id, a.state)
 }
 
 // balanceOf is a balance, present or past, as an answer shows it.
-func balanceOf(id string, a account.Account) *accountv1.GetAccountBalanceResponse {
-	p := toProto(id, a)
+func balanceOf(id string, a account.Account) (*accountv1.GetAccountBalanceResponse, error) {
+	p, err := toProto(id, a)
+	if err != nil {
+		return nil, err
+	}
 	return &accountv1.GetAccountBalanceResponse{
 		AccountId: id, Balance: p.GetBalance(), Currency: p.GetCurrency(), Status: p.GetStatus(), Version: p.GetVersion(),
 		HeldBalance: p.GetHeldBalance(), AvailableBalance: p.GetAvailableBalance(),
-	}
+	}, nil
 }
 
 // atTime is an account as it was after the last event recorded at or before a time.

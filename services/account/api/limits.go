@@ -55,7 +55,8 @@ func (s *Server) ChangeAccountLimits(ctx context.Context, req *accountv1.ChangeA
 		}
 		replayed(ctx)
 	}
-	return &accountv1.ChangeAccountLimitsResponse{Account: shown(ctx, id, out.State)}, nil
+	p, err := shown(ctx, id, out.State)
+	return &accountv1.ChangeAccountLimitsResponse{Account: p}, err
 }
 
 func (s *Server) changeLimits(ctx context.Context, c cqrs.Message[ChangeAccountLimits]) (es.Outcome[account.Account], error) {

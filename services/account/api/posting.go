@@ -220,7 +220,11 @@ func (x posting) result(out batch.Result[es.Outcome[account.Account]]) *accountv
 	if err != nil {
 		return undecided(err)
 	}
-	res := &accountv1.PostingResult{Replayed: out.Value.Replayed, Version: int32(out.Value.Events[0].Version)} //nolint:gosec // two billion events
+	version, err := edge.Version(out.Value.Events[0].Version)
+	if err != nil {
+		return undecided(err)
+	}
+	res := &accountv1.PostingResult{Replayed: out.Value.Replayed, Version: version}
 	switch {
 	case r.Outcome == account.Done:
 		res.Outcome, res.NewBalance, res.AvailableBalance = accountv1.PostingOutcome_POSTING_OUTCOME_DONE, r.NewBalance, r.Available

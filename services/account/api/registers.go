@@ -92,7 +92,11 @@ func (p place) read(found map[string]es.Event) (*accountv1.RegisterContent, erro
 	if err != nil {
 		return nil, err
 	}
-	res := &accountv1.RegisterContent{Version: int32(e.Version)} //nolint:gosec // two billion events
+	version, err := edge.Version(e.Version)
+	if err != nil {
+		return nil, err
+	}
+	res := &accountv1.RegisterContent{Version: version}
 	switch r.Outcome {
 	case account.Done:
 		res.State, res.NewBalance, res.AvailableBalance = accountv1.RegisterState_REGISTER_STATE_DONE, r.NewBalance, r.Available
@@ -115,7 +119,8 @@ func (p place) readUndone(found map[string]es.Event) (*accountv1.RegisterContent
 	case err != nil:
 		return nil, err
 	case r.Outcome != account.Done:
-		return &accountv1.RegisterContent{State: accountv1.RegisterState_REGISTER_STATE_CANCELLED, Version: int32(e.Version)}, nil //nolint:gosec // two billion events
+		version, err := edge.Version(e.Version)
+		return &accountv1.RegisterContent{State: accountv1.RegisterState_REGISTER_STATE_CANCELLED, Version: version}, err
 	case r.Direction == account.Hold:
 		return nil, notMoney(p.undoStep)
 	}

@@ -82,7 +82,11 @@ func (s *Server) GetAccountStatement(ctx context.Context, req *accountv1.GetAcco
 		}
 	}
 	for _, l := range lines {
-		res.Lines = append(res.Lines, l.toProto(a.state))
+		p, err := l.toProto(a.state)
+		if err != nil {
+			return nil, err
+		}
+		res.Lines = append(res.Lines, p)
 	}
 	return res, nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"iter"
 
 	"github.com/shopspring/decimal"
@@ -11,6 +12,7 @@ import (
 	"example.com/billing/pkg/es"
 	accountv1 "example.com/billing/proto/gen/go/billing/account/v1"
 	"example.com/billing/services/account"
+	"example.com/billing/services/edge"
 )
 
 // line is a posting as a statement shows it.
@@ -19,12 +21,16 @@ type line struct {
 	event es.Event
 }
 
-func (l line) toProto(a account.Account) *accountv1.StatementLine {
+func (l line) toProto(a account.Account) (*accountv1.StatementLine, error) {
+	version, err := edge.Version(l.event.Version)
+	if err != nil {
+		return nil, fmt.Errorf("show a statement of %s: %w", l.event.Stream, err)
+	}
 	return &accountv1.StatementLine{
-		Version: int32(l.event.Version), RecordedAt: timestamppb.New(l.event.RecordedAt), //nolint:gosec // two billion events
+		Version: version, RecordedAt: timestamppb.New(l.event.RecordedAt),
 		TransactionId: l.SagaID, Step: l.Step, Reason: l.Reason, Direction: string(l.ChangeType),
 		Amount: a.Format(decimal.Decimal(l.ChangeAmount)), Balance: a.Format(decimal.Decimal(l.NewBalance)),
-	}
+	}, nil
 }
 
 // readStatement reads the postings of one page.

@@ -165,7 +165,7 @@ func (s *Server) EnsureSaga(ctx context.Context, req *sagav1.EnsureSagaRequest) 
 		}
 	}
 	n, err := s.engine.Start(ctx, Triggers(events))
-	return &sagav1.EnsureSagaResponse{Started: int32(n)}, err //nolint:gosec // at most 1,000
+	return &sagav1.EnsureSagaResponse{Started: edge.Count(int64(n))}, err
 }
 
 // Triggers turns events into what the engine starts sagas from.
@@ -182,7 +182,7 @@ func Triggers(events []es.Event) []saga.Trigger {
 
 func toProto(s saga.State) (*sagav1.Saga, error) {
 	p := &sagav1.Saga{
-		SagaId: s.SagaID, SagaType: s.SagaType, Status: string(s.Status), CurrentStep: int32(s.CurrentStep), TotalSteps: int32(len(s.Steps)), //nolint:gosec // a handful
+		SagaId: s.SagaID, SagaType: s.SagaType, Status: string(s.Status), CurrentStep: edge.Count(int64(s.CurrentStep)), TotalSteps: edge.Count(int64(len(s.Steps))),
 		Steps: s.Steps, Results: map[string]*structpb.Struct{}, CreatedAt: timestamppb.New(s.CreatedAt), UpdatedAt: timestamppb.New(s.UpdatedAt),
 	}
 	for step, raw := range s.Results {

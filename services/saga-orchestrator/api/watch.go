@@ -84,7 +84,7 @@ func sendEntries(out grpc.ServerStreamingServer[sagav1.WatchSagaResponse], st sa
 }
 
 func entryToProto(st saga.State, e saga.Entry, n int) (*sagav1.SagaEntry, error) {
-	p := &sagav1.SagaEntry{Id: int32(n + 1), Type: string(e.Type), Timestamp: timestamppb.New(e.At)} //nolint:gosec // a handful
+	p := &sagav1.SagaEntry{Id: edge.Count(int64(n) + 1), Type: string(e.Type), Timestamp: timestamppb.New(e.At)}
 	if e.Action != "" {
 		p.Step = &e.Action
 	}

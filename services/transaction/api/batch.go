@@ -56,7 +56,11 @@ func (s *Server) item(ctx context.Context, item *transactionv1.BatchItem) *trans
 	if err != nil {
 		return failed(err)
 	}
-	return &transactionv1.BatchResult{Transaction: toProto(r.ID, out.State), Replayed: len(out.Events) == 0 || out.Replayed}
+	p, err := toProto(r.ID, out.State)
+	if err != nil {
+		return failed(err)
+	}
+	return &transactionv1.BatchResult{Transaction: p, Replayed: len(out.Events) == 0 || out.Replayed}
 }
 
 // itemTypes are the types that a batch can ask for.

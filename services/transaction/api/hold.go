@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -29,7 +30,8 @@ func (s *Server) PlaceHold(ctx context.Context, req *transactionv1.PlaceHoldRequ
 	if err != nil {
 		return nil, err
 	}
-	return &transactionv1.PlaceHoldResponse{Hold: shownHold(ctx, id, t)}, nil
+	p, err := shownHold(ctx, id, t)
+	return &transactionv1.PlaceHoldResponse{Hold: p}, err
 }
 
 func (s *Server) readHold(ctx context.Context, v *rpc.Fields, req *transactionv1.PlaceHoldRequest) transaction.Request {
@@ -71,7 +73,8 @@ func (s *Server) GetHold(ctx context.Context, req *transactionv1.GetHoldRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &transactionv1.GetHoldResponse{Hold: shownHold(ctx, id, t)}, nil
+	p, err := shownHold(ctx, id, t)
+	return &transactionv1.GetHoldResponse{Hold: p}, err
 }
 
 func (s *Server) findHold(ctx context.Context, id string) (transaction.Transaction, error) {
@@ -96,7 +99,11 @@ func (s *Server) ListHolds(ctx context.Context, req *transactionv1.ListHoldsRequ
 	}
 	res := &transactionv1.ListHoldsResponse{NextPageToken: next}
 	for _, e := range entries {
-		res.Holds = append(res.Holds, holdProto(e.ID, e.Transaction))
+		p, err := holdProto(e.ID, e.Transaction)
+		if err != nil {
+			return nil, err
+		}
+		res.Holds = append(res.Holds, p)
 	}
 	return res, nil
 }
@@ -157,7 +164,8 @@ func (s *Server) VoidHold(ctx context.Context, req *transactionv1.VoidHoldReques
 	if err != nil {
 		return nil, err
 	}
-	return &transactionv1.VoidHoldResponse{Hold: shownHold(ctx, id, t)}, nil
+	p, err := shownHold(ctx, id, t)
+	return &transactionv1.VoidHoldResponse{Hold: p}, err
 }
 
 // release asks for the release of a hold. A hold is released once: the release's id is the hold's.
@@ -169,17 +177,21 @@ func (s *Server) release(origin cqrs.Origin, id string, on transaction.Transacti
 }
 
 // shownHold is a hold as an answer of its own shows it, with the token that lists wait for.
-func shownHold(ctx context.Context, id string, t transaction.Transaction) *transactionv1.Hold {
+func shownHold(ctx context.Context, id string, t transaction.Transaction) (*transactionv1.Hold, error) {
 	edge.SetConsistencyToken(ctx, token(id, t))
 	return holdProto(id, t)
 }
 
-func holdProto(id string, t transaction.Transaction) *transactionv1.Hold {
+func holdProto(id string, t transaction.Transaction) (*transactionv1.Hold, error) {
+	version, err := edge.Version(t.Version)
+	if err != nil {
+		return nil, fmt.Errorf("show hold %s: %w", id, err)
+	}
 	return &transactionv1.Hold{
 		HoldId: id, Status: string(t.HoldStatus), AccountId: t.SourceID, DestinationAccountId: edge.Optional(t.DestinationID),
 		Amount: t.Format(t.Amount), CapturedAmount: t.Format(t.Used), CapturingAmount: t.Format(t.Reserved), RemainingAmount: t.Format(t.Remaining()),
 		Currency: t.Currency, Reference: t.Reference, Metadata: edge.Struct(t.Metadata), IdempotencyKey: t.IdempotencyKey,
-		ErrorReason: edge.Optional(t.ErrorReason), ErrorMessage: edge.Optional(t.ErrorMessage), Version: int32(t.Version), //nolint:gosec // two billion events
+		ErrorReason: edge.Optional(t.ErrorReason), ErrorMessage: edge.Optional(t.ErrorMessage), Version: version,
 		ExpiresAt: timestamppb.New(t.ExpiresAt), CreatedAt: timestamppb.New(t.CreatedAt), UpdatedAt: timestamppb.New(t.UpdatedAt),
-	}
+	}, nil
 }

@@ -35,7 +35,11 @@ func (s *Server) ListTransactions(ctx context.Context, req *transactionv1.ListTr
 	}
 	res := &transactionv1.ListTransactionsResponse{NextPageToken: next}
 	for _, e := range entries {
-		res.Transactions = append(res.Transactions, toProto(e.ID, e.Transaction))
+		p, err := toProto(e.ID, e.Transaction)
+		if err != nil {
+			return nil, err
+		}
+		res.Transactions = append(res.Transactions, p)
 	}
 	return res, nil
 }

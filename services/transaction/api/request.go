@@ -30,7 +30,7 @@ func (s *Server) order(ctx context.Context, wait *durationpb.Duration, read read
 	if err != nil {
 		return nil, err
 	}
-	return shown(ctx, id, t), nil
+	return shown(ctx, id, t)
 }
 
 // carryOut is order with the domain's transaction as its answer.

@@ -53,7 +53,12 @@ func (s *Server) Settle(ctx context.Context, req *transactionv1.SettleRequest) (
 		if len(out.Value.Events) > 0 && !out.Value.Replayed {
 			s.Admission.Settled(time.Since(t.CreatedAt))
 		}
-		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: int32(t.Version)} //nolint:gosec // two billion events
+		version, err := edge.Version(t.Version)
+		if err != nil {
+			results[at[j]] = undecided(err)
+			continue
+		}
+		results[at[j]] = &transactionv1.SettlementResult{Status: string(t.Status), Version: version}
 	}
 	return &transactionv1.SettleResponse{Results: results}, nil
 }

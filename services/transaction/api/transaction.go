@@ -3,6 +3,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -135,7 +136,8 @@ func (s *Server) GetTransaction(ctx context.Context, req *transactionv1.GetTrans
 	if err != nil {
 		return nil, err
 	}
-	return &transactionv1.GetTransactionResponse{Transaction: shown(ctx, id, t)}, nil
+	p, err := shown(ctx, id, t)
+	return &transactionv1.GetTransactionResponse{Transaction: p}, err
 }
 
 // existing reads a transaction that has to be there.
@@ -158,7 +160,7 @@ func replayed(ctx context.Context) {
 }
 
 // shown is a transaction as an answer of its own shows it, with the token that lists wait for.
-func shown(ctx context.Context, id string, t transaction.Transaction) *transactionv1.Transaction {
+func shown(ctx context.Context, id string, t transaction.Transaction) (*transactionv1.Transaction, error) {
 	edge.SetConsistencyToken(ctx, token(id, t))
 	return toProto(id, t)
 }
@@ -167,11 +169,15 @@ func token(id string, t transaction.Transaction) string {
 	return edge.ConsistencyToken(stream(id), t.Version)
 }
 
-func toProto(id string, t transaction.Transaction) *transactionv1.Transaction {
+func toProto(id string, t transaction.Transaction) (*transactionv1.Transaction, error) {
+	version, err := edge.Version(t.Version)
+	if err != nil {
+		return nil, fmt.Errorf("show transaction %s: %w", id, err)
+	}
 	p := &transactionv1.Transaction{
 		TransactionId: id, Type: string(t.Type), Status: string(t.Status), SourceAccountId: t.SourceID, DestinationAccountId: t.DestinationID,
 		Amount: t.Format(t.Amount), Currency: t.Currency, Reference: t.Reference, Metadata: edge.Struct(t.Metadata),
-		IdempotencyKey: t.IdempotencyKey, Version: int32(t.Version), //nolint:gosec // two billion events
+		IdempotencyKey: t.IdempotencyKey, Version: version,
 		CreatedAt: timestamppb.New(t.CreatedAt), UpdatedAt: timestamppb.New(t.UpdatedAt),
 		PaymentId: edge.Optional(t.PaymentID), HoldId: edge.Optional(t.HoldID), Reason: t.Reason,
 		ErrorReason: edge.Optional(t.ErrorReason), ErrorMessage: edge.Optional(t.ErrorMessage),
@@ -180,5 +186,5 @@ func toProto(id string, t transaction.Transaction) *transactionv1.Transaction {
 		refunded, refunding := t.Format(t.Used), t.Format(t.Reserved)
 		p.RefundedAmount, p.RefundingAmount = &refunded, &refunding
 	}
-	return p
+	return p, nil
 }
