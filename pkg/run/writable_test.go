@@ -13,7 +13,7 @@ import (
 func TestPostgresNoticesRefusedWrites(t *testing.T) {
 	app := run.NewApp(t.Context(), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = app.Close() })
-	pool, err := app.Postgres(pgtest.DSN(t), nil)
+	pool, err := app.Postgres(run.Database{DSN: pgtest.DSN(t), Limit: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
