@@ -76,7 +76,7 @@ func (e *Engine) clearBacklog() {
 	}
 }
 
-// lookAt has the last reports of those sagas sent again that have ended.
+// lookAt has the last reports of those sagas sent again that have ended, and works on those that are this engine's.
 func (e *Engine) lookAt(ids []string) error {
 	sagas, err := e.cfg.Store.EndedOrOwned(e.ctx, e.lease.present(), ids)
 	if err != nil {
@@ -89,7 +89,17 @@ func (e *Engine) lookAt(ids []string) error {
 			reports.Go(func() error { e.reportAgain(s); return nil })
 		}
 	}
-	return reports.Wait()
+	_ = reports.Wait() // none returns an error
+	for i, s := range sagas {
+		if s.Status.Ended() || e.running(s.SagaID) != nil {
+			continue
+		}
+		if err := e.work(e.ctx, s, true); err != nil {
+			e.left.add(stateIDs(sagas[i:]))
+			return nil //nolint:nilerr // the engine stops
+		}
+	}
+	return nil
 }
 
 // reportsMax is how many reports are sent again at the same time; the actions send them in few requests.
@@ -120,15 +130,19 @@ func (e *Engine) reportAgain(s State) {
 
 // counts are what an engine counts.
 type counts struct {
-	reported atomic.Int64
+	reported   atomic.Int64
+	naps       atomic.Int64
+	unanswered atomic.Int64
 }
 
 // Stats is what an engine has counted since its start.
 type Stats struct {
 	ReportedAgain int64 // last reports of ended sagas that were sent again
+	Naps          int64 // times that a saga was put to sleep since an action had no answer
+	Unanswered    int64 // actions without an answer that are asked again and again now; not those of sagas that sleep
 }
 
 // Stats returns the engine's counts.
 func (e *Engine) Stats() Stats {
-	return Stats{ReportedAgain: e.counts.reported.Load()}
+	return Stats{ReportedAgain: e.counts.reported.Load(), Naps: e.counts.naps.Load(), Unanswered: e.counts.unanswered.Load()}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -65,7 +66,11 @@ type Config struct {
 	Grace        time.Duration // a saga that was just taken up, perhaps after a long outage, is tried for this long whatever its deadline; 30 s
 	LeaseTTL     time.Duration // how long an engine that fell silent is waited for; 5 s
 	SleepMax     time.Duration // a saga that has nothing to do for longer leaves memory, and is taken up when it is time; 10 s
-	OnEnd        func(State)   // called after a saga that ended, or needs a person, was stored; may be nil
+	AwakeMax     time.Duration // an action without an answer has its saga sleep after this long, or a sixth of it where slots are scarce; 30 s
+	// CrowdMax is how many actions of one subject may have no answer at the same time where slots are scarce: sagas beyond it sleep at
+	// once, so that one account that cannot be read does not take the slots of all others. ActiveMax / 20
+	CrowdMax int
+	OnEnd    func(State) // called after a saga that ended, or needs a person, was stored; may be nil
 }
 
 func (c Config) withDefaults() Config {
@@ -75,10 +80,13 @@ func (c Config) withDefaults() Config {
 	if c.ActiveMax <= 0 {
 		c.ActiveMax = 10_000
 	}
+	if c.CrowdMax <= 0 {
+		c.CrowdMax = max(c.ActiveMax/20, 1)
+	}
 	for _, d := range []struct {
 		of *time.Duration
 		is time.Duration
-	}{{&c.RecoverEvery, time.Second}, {&c.RecoverIdle, 15 * time.Second}, {&c.Grace, 30 * time.Second}, {&c.LeaseTTL, 5 * time.Second}, {&c.SleepMax, 10 * time.Second}} {
+	}{{&c.RecoverEvery, time.Second}, {&c.RecoverIdle, 15 * time.Second}, {&c.Grace, 30 * time.Second}, {&c.LeaseTTL, 5 * time.Second}, {&c.SleepMax, 10 * time.Second}, {&c.AwakeMax, 30 * time.Second}} {
 		if *d.of <= 0 {
 			*d.of = d.is
 		}
@@ -114,8 +122,10 @@ type Engine struct {
 	slots chan struct{}
 	now   chan struct{} // has Run look for sagas that are nobody's at once
 
-	left   backlog
-	counts counts
+	left    backlog
+	counts  counts
+	looking atomic.Int32 // calls of Run under way
+	crowds  crowds
 
 	keeping  sync.Once
 	renewing sync.Mutex
@@ -135,6 +145,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{cfg: cfg, owner: uuid.NewString(), slots: make(chan struct{}, cfg.ActiveMax), now: make(chan struct{}, 1), active: map[string]*run{}}
 	e.lease, e.left = newLease(cfg.LeaseTTL), newBacklog()
+	e.crowds.of = map[string]int{}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.saves = batch.New(batch.Options{WaitingMax: 4 * cfg.ActiveMax, Linger: savesLinger}, func(ctx context.Context, states []State) []batch.Result[struct{}] {
 		results := make([]batch.Result[struct{}], len(states))

@@ -23,7 +23,7 @@ func GiveUp(d Definition, s State, reason, message string, now time.Time) State 
 		}
 	})
 	s.Status, s.ErrorReason, s.ErrorMessage = Compensating, reason, message
-	s.UpdatedAt, s.WakeAt = round(now), time.Time{}
+	s.UpdatedAt, s.WakeAt, s.Naps = round(now), time.Time{}, 0
 	return s.tell(Entry{Type: EntryGivenUp, Reason: reason, Message: message, At: s.UpdatedAt})
 }
 

@@ -195,14 +195,18 @@ func (m *Memory) Claim(_ context.Context, epoch int64, kinds []DefinitionID, lim
 }
 
 // Unfinished is Store's.
-func (m *Memory) Unfinished(_ context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]State, error) {
+func (m *Memory) Unfinished(_ context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]page.Cursor, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	until := time.Now().Add(-idle)
-	return m.oldest(func(s State) bool {
+	var places []page.Cursor
+	for _, s := range m.oldest(func(s State) bool {
 		later := s.CreatedAt.After(after.CreatedAt) || s.CreatedAt.Equal(after.CreatedAt) && s.SagaID > after.ID
 		return later && s.Epoch == epoch && !s.Status.Rests() && (idle == 0 || !s.UpdatedAt.After(until))
-	}, limit), nil
+	}, limit) {
+		places = append(places, page.Cursor{CreatedAt: s.CreatedAt, ID: s.SagaID})
+	}
+	return places, nil
 }
 
 func (m *Memory) oldest(keep func(State) bool, limit int) []State {

@@ -128,7 +128,7 @@ func Apply(d Definition, s State, did Decision, a Answer, now time.Time) State {
 		return s.beside(Apply(d, s.restored(), did, a, now))
 	}
 	was := s
-	s.UpdatedAt, s.WakeAt = round(now), time.Time{}
+	s.UpdatedAt, s.WakeAt, s.Naps = round(now), time.Time{}, 0
 	if a.Outcome != Done && a.Reason == "" {
 		a.Reason = "INTERNAL" // a reason is what tells a saga that was refused from one that goes on
 	}

@@ -73,7 +73,7 @@ func Operate(d Definition, s State, v Intervention) (State, error) {
 	if err != nil {
 		return was, err
 	}
-	s.UpdatedAt, s.WakeAt = round(v.At), time.Time{}
+	s.UpdatedAt, s.WakeAt, s.Naps = round(v.At), time.Time{}, 0
 	s.Began = s.UpdatedAt
 	action := ""
 	if was.Before != nil {

@@ -10,8 +10,11 @@ import (
 // pageMax is how many sagas are taken up at a time.
 const pageMax = 1000
 
-// Run looks after sagas that nobody works on, at the start and from time to time, until ctx ends.
+// Run looks after sagas that nobody works on, at the start and from time to time, until ctx ends. Only while it runs sagas without an
+// answer are put to sleep: it wakes them.
 func (e *Engine) Run(ctx context.Context) error {
+	e.looking.Add(1)
+	defer e.looking.Add(-1)
 	for {
 		if err := e.recover(ctx); err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("saga recovery", "error", err)
@@ -31,18 +34,32 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n := 0
-	take := func(sagas []State) error {
-		for _, s := range sagas {
-			n++
-			if err := e.work(ctx, s, true); err != nil {
-				return err
+	if err := e.claim(ctx, epoch); err != nil {
+		return err
+	}
+	for after := (page.Cursor{}); ; {
+		idle, err := e.cfg.Store.Unfinished(ctx, epoch, e.cfg.RecoverIdle, after, pageMax)
+		if err != nil {
+			return err
+		}
+		var alone []string
+		for _, after = range idle {
+			if e.running(after.ID) == nil {
+				alone = append(alone, after.ID)
 			}
 		}
-		return nil
+		e.left.add(alone)
+		if len(idle) < pageMax {
+			return nil
+		}
 	}
+}
+
+// claim takes over sagas that are nobody's, as many as there are free slots: the rest is left to other engines.
+func (e *Engine) claim(ctx context.Context, epoch int64) error {
+	n := 0
 	for {
-		free := min(pageMax, cap(e.slots)-len(e.slots)) // what cannot be worked on here is left to others
+		free := min(pageMax, cap(e.slots)-len(e.slots))
 		if free <= 0 {
 			break
 		}
@@ -50,29 +67,13 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := take(sagas); err != nil {
-			return err
-		}
-		if len(sagas) < free {
-			break
-		}
-	}
-	for after := (page.Cursor{}); ; {
-		sagas, err := e.cfg.Store.Unfinished(ctx, epoch, e.cfg.RecoverIdle, after, pageMax)
-		if err != nil {
-			return err
-		}
-		var idle []State
-		for _, s := range sagas {
-			after = page.Cursor{CreatedAt: s.CreatedAt, ID: s.SagaID}
-			if e.running(s.SagaID) == nil {
-				idle = append(idle, s)
+		for i, s := range sagas {
+			if err := e.work(ctx, s, true); err != nil {
+				e.left.add(stateIDs(sagas[i:]))
+				return err
 			}
 		}
-		if err := take(idle); err != nil {
-			return err
-		}
-		if len(sagas) < pageMax {
+		if n += len(sagas); len(sagas) < free {
 			break
 		}
 	}
@@ -80,4 +81,12 @@ func (e *Engine) recover(ctx context.Context) error {
 		e.cfg.Log.Info("sagas taken up", "count", n)
 	}
 	return nil
+}
+
+func stateIDs(sagas []State) []string {
+	ids := make([]string, len(sagas))
+	for i, s := range sagas {
+		ids[i] = s.SagaID
+	}
+	return ids
 }

@@ -123,6 +123,9 @@ func (r *run) advance(d Definition, s State) error {
 		if err := j.carryOut(Next(d, j.state)); err != nil { // its time may have come meanwhile
 			return err
 		}
+		if !j.state.WakeAt.IsZero() {
+			return nil // it sleeps
+		}
 	}
 }
 
@@ -207,11 +210,11 @@ func (j *journey) carryOut(next []Decision) (err error) {
 	defer leave()
 	told := make(chan report)
 	for _, did := range next {
-		go j.ask(ctx, did, callOf(j.state, did), told)
+		go j.ask(ctx, j.question(did), told)
 	}
 	due := j.timer()
 	defer due.Stop()
-	expired := false
+	expired, tired := false, report{}
 	for left := len(next); left > 0; {
 		var late <-chan time.Time
 		if !j.behind.IsZero() && j.flight == nil && err == nil {
@@ -228,6 +231,9 @@ func (j *journey) carryOut(next []Decision) (err error) {
 			}
 			if err != nil {
 				continue // the saga is to be read again: it will be asked again too
+			}
+			if t.nap > 0 {
+				tired = t
 			}
 			if err = j.hear(t); err != nil || j.state.Status != InProgress && j.state.Status != Compensating || goneBack(next, j.state) {
 				leave()
@@ -256,6 +262,9 @@ func (j *journey) carryOut(next []Decision) (err error) {
 	if at := j.due(); expired && !at.IsZero() && !time.Now().Before(at) {
 		return j.keep(Expire(j.definition, j.state, time.Now()), true)
 	}
+	if tired.nap > 0 && waitsFor(Next(j.definition, j.state), tired.did) {
+		return j.nap(tired)
+	}
 	return nil
 }
 
@@ -271,6 +280,7 @@ type report struct {
 	ok     bool
 	cause  error // of another report: why there is no answer yet
 	last   bool
+	nap    time.Duration // how long the saga should sleep before it asks again; 0 = not at all
 }
 
 // hear records a report.
@@ -308,44 +318,6 @@ func (j *journey) keep(s State, sure bool) error {
 		j.log.Error("saga needs attention", "reason", s.ErrorReason, "message", s.ErrorMessage)
 	}
 	return nil
-}
-
-// noAnswerAfter is after how many attempts the timeline tells that an action has no answer.
-const noAnswerAfter = 5
-
-// ask asks an action until it has an answer, with a growing pause. It ends without one when ctx ends.
-func (j *journey) ask(ctx context.Context, did Decision, c Call, told chan<- report) {
-	policy := j.engine.cfg.Retry
-	if policy = j.definition.Retry.or(policy); did.Step.Retry != nil {
-		policy = did.Step.Retry.or(policy)
-	}
-	pause := newPause(policy)
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		if j.lease.check(ctx, j.epoch) != nil || ctx.Err() != nil {
-			break
-		}
-		answer, err := j.engine.act(did.Op, c)
-		if err == nil {
-			answer.StartedAt, answer.Attempts = began, attempt
-			told <- report{did: did, answer: answer, ok: true, last: true}
-			return
-		}
-		wait := pause.NextBackOff()
-		if ctx.Err() == nil && attempt > 1 { // one hiccup is not news
-			j.log.Warn("saga action has no answer", "action", did.Action, "attempt", attempt, "error", err, "again_in", wait)
-		}
-		if attempt == noAnswerAfter {
-			told <- report{did: did, cause: err}
-		}
-		select {
-		case <-time.After(wait):
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	told <- report{did: did, last: true}
 }
 
 // callOf is the call that a decision about a saga leads to.

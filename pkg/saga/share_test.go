@@ -55,7 +55,7 @@ func TestAFullEngineClaimsNothing(t *testing.T) {
 		full, free := newPlan(saga.Step{Name: "p", Kind: saga.Pivot}), newPlan(saga.Step{Name: "p", Kind: saga.Pivot})
 		full.hang = "p"
 		store := saga.NewMemory()
-		one := full.engine(t, store, func(c *saga.Config) { c.ActiveMax = 1 })
+		one := full.engine(t, store, func(c *saga.Config) { c.ActiveMax, c.AwakeMax = 1, time.Hour })
 		end := running(t, one)
 		full.start(t, one, "stuck", `{}`)
 		synctest.Wait()

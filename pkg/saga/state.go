@@ -57,6 +57,7 @@ type State struct {
 	Overdue   bool      `json:"overdue,omitempty"` // its deadline passed after its pivot was done
 	Began     time.Time `json:"began,omitzero"`    // when work on it began, or a person last sent it on: deadlines count from then
 	WakeAt    time.Time `json:"wakeAt,omitzero"`   // nobody works on it before then
+	Naps      int       `json:"naps,omitempty"`    // how often it was put to sleep for want of the answer that it waits for
 	Revision  int64     `json:"revision"`          // of the stored row; a write with another one is refused
 	Epoch     int64     `json:"-"`                 // of the engine it belongs to, as stored; 0 = none's
 	CreatedAt time.Time `json:"createdAt"`

@@ -69,7 +69,7 @@ type Store interface {
 	// without a lease, this epoch's, the oldest first, limit at most, and returns them. Those that sleep (WakeAt) wait until it is
 	// time; those of other kinds are left to engines that know them.
 	Claim(ctx context.Context, epoch int64, kinds []DefinitionID, limit int) ([]State, error)
-	// Unfinished returns an epoch's sagas that do not rest, unchanged for at least idle (0 = all of them), the oldest first, from
-	// behind a place in that order; the zero cursor is before the oldest.
-	Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]State, error)
+	// Unfinished returns the places of an epoch's sagas that do not rest, unchanged for at least idle (0 = all of them), the oldest
+	// first, from behind a place in that order; the zero cursor is before the oldest. It reads no states: it is asked every second.
+	Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]page.Cursor, error)
 }

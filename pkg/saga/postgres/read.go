@@ -109,15 +109,16 @@ func (s *Store) Count(ctx context.Context, f saga.Filter) ([]saga.Count, error) 
 }
 
 // Unfinished is saga.Store's.
-func (s *Store) Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]saga.State, error) {
+func (s *Store) Unfinished(ctx context.Context, epoch int64, idle time.Duration, after page.Cursor, limit int) ([]page.Cursor, error) {
 	behind := after.ID
 	if behind == "" {
 		behind = uuid.Nil.String()
 	}
-	states, err := s.query(ctx, `SELECT revision, epoch, state`+unfinished+` AND epoch = $1 AND ($2 OR updated_at <= $3) AND (o.created_at, o.saga_id) > ($4, $5)
+	rows, err := s.pool.Query(ctx, `SELECT o.created_at, o.saga_id::text`+unfinished+` AND epoch = $1 AND ($2 OR updated_at <= $3) AND (o.created_at, o.saga_id) > ($4, $5)
 		ORDER BY o.created_at, o.saga_id LIMIT $6`, epoch, idle == 0, time.Now().Add(-idle), after.CreatedAt, behind, limit)
 	if err != nil {
 		return nil, espg.Classify("read unfinished sagas", err)
 	}
-	return states, nil
+	places, err := pgx.CollectRows(rows, pgx.RowToStructByPos[page.Cursor])
+	return places, espg.Classify("read unfinished sagas", err)
 }

@@ -107,6 +107,14 @@ func ids(states []saga.State) []string {
 	return out
 }
 
+func placeIDs(places []page.Cursor) []string {
+	var out []string
+	for _, p := range places {
+		out = append(out, p.ID)
+	}
+	return out
+}
+
 func testRoundTrip(t *testing.T, s saga.Store) {
 	st := newState(0)
 	st.Metadata = map[string]any{"tenantId": "t-1", "n": 1.5}
@@ -369,11 +377,8 @@ func testUnfinished(t *testing.T, s saga.Store) {
 		{time.Hour, 100, want}, {time.Hour, 3, want[:3]}, {0, 100, append(slices.Clone(want), busy.SagaID)}, {100 * 365 * 24 * time.Hour, 100, nil},
 	} {
 		got, err := s.Unfinished(t.Context(), 0, tc.idle, page.Cursor{}, tc.limit)
-		if err != nil || !slices.Equal(ids(got), tc.want) {
-			t.Errorf("idle for %v, %d at most: %v (%v), want %v", tc.idle, tc.limit, ids(got), err, tc.want)
-		}
-		for _, st := range got {
-			check(t, s, st)
+		if err != nil || !slices.Equal(placeIDs(got), tc.want) {
+			t.Errorf("idle for %v, %d at most: %v (%v), want %v", tc.idle, tc.limit, placeIDs(got), err, tc.want)
 		}
 	}
 	// Page by page, each behind the last.
@@ -386,11 +391,11 @@ func testUnfinished(t *testing.T, s saga.Store) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, ids(batch)...)
+		got = append(got, placeIDs(batch)...)
 		if len(batch) < 2 || len(got) > len(want)+1 {
 			break
 		}
-		after = page.Cursor{CreatedAt: batch[1].CreatedAt, ID: batch[1].SagaID}
+		after = batch[1]
 	}
 	if all := append(slices.Clone(want), busy.SagaID); !slices.Equal(got, all) {
 		t.Errorf("page by page: %v, want %v", got, all)

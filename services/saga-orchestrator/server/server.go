@@ -78,7 +78,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	refused := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "saga_triggers_refused_total", Help: "Triggers from Kafka whose transaction was not pending or does not exist, each as often as it was tried.",
 	}, func() float64 { return float64(triggers.Refused()) })
-	for _, c := range append(engineMetrics(engine), ended, refused) {
+	for _, c := range append(engineMetrics(engine, cfg.ActiveMax), ended, refused) {
 		if err := app.Metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 // engineMetrics are what the engine tells of itself.
-func engineMetrics(engine *saga.Engine) []prometheus.Collector {
+func engineMetrics(engine *saga.Engine, activeMax int) []prometheus.Collector {
 	gauge := func(name, help string, value func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
@@ -116,6 +116,11 @@ func engineMetrics(engine *saga.Engine) []prometheus.Collector {
 	}
 	return []prometheus.Collector{
 		gauge("saga_active", "Sagas being worked on by this process.", engine.Active),
+		gauge("saga_active_max", "Sagas that this process works on at the same time at most.", func() int { return activeMax }),
+		gauge("saga_unanswered", "Actions of this process that have no answer and are asked again now; sagas that sleep are not counted.",
+			func() int { return int(engine.Stats().Unanswered) }),
+		counter("saga_naps_total", "Times that a saga was put to sleep since an action had no answer: one that waits naps once a minute.",
+			func(s saga.Stats) int64 { return s.Naps }),
 		counter("saga_reported_again_total", "Last reports of ended sagas that were sent again: the transaction had come back as pending.",
 			func(s saga.Stats) int64 { return s.ReportedAgain }),
 	}
