@@ -180,17 +180,33 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 		s.Epoch = epoch
 		sagas = append(sagas, s)
 	}
-	added, err := e.cfg.Store.Insert(ctx, sagas)
+	added, err := e.insert(ctx, sagas)
 	if err != nil {
+		e.left.add(stateIDs(sagas)) // some may be stored all the same: a repeat would not find them new
 		return 0, fmt.Errorf("start sagas: %w", err)
 	}
 	e.left.add(missing(sagas, added))
-	for _, s := range added {
+	for i, s := range added {
 		if err := e.work(ctx, s, false); err != nil {
-			return len(added), nil //nolint:nilerr // stored: recovery finds it
+			e.left.add(stateIDs(added[i:]))
+			return len(added), nil //nolint:nilerr // stored: they begin as soon as there is a slot
 		}
 	}
 	return len(added), nil
+}
+
+// insertMax bounds an insert, which does not end with the context of who asks.
+const insertMax = 10 * time.Second
+
+// insert stores new sagas. An insert that was begun is waited for, whatever happens to who asks: a consumer that loses its partition
+// would leave stored sagas that nobody works on.
+func (e *Engine) insert(ctx context.Context, sagas []State) ([]State, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertMax)
+	defer cancel()
+	return e.cfg.Store.Insert(ctx, sagas)
 }
 
 // missing are the ids of sagas that are not among those added.
