@@ -16,9 +16,11 @@ import (
 
 // Lease is saga.Store's.
 func (s *Store) Lease(ctx context.Context, owner string, epoch int64, ttl time.Duration) (int64, error) {
-	sql, args := `INSERT INTO saga_engine (owner, leased_until) VALUES ($1, clock_timestamp() + $2::interval) RETURNING epoch`, []any{owner, ttl}
+	sql, args := `INSERT INTO saga_engine (owner, leased_until, lasts) VALUES ($1, clock_timestamp() + $2::interval, $2::interval)
+		RETURNING epoch`, []any{owner, ttl}
 	if epoch != 0 {
-		sql, args = `UPDATE saga_engine SET leased_until = clock_timestamp() + $2::interval WHERE epoch = $3 AND owner = $1 RETURNING epoch`, []any{owner, ttl, epoch}
+		sql, args = `UPDATE saga_engine SET leased_until = clock_timestamp() + $2::interval, lasts = $2::interval
+			WHERE epoch = $3 AND owner = $1 RETURNING epoch`, []any{owner, ttl, epoch}
 	}
 	err := s.pool.QueryRow(ctx, sql, args...).Scan(&epoch)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -48,6 +50,11 @@ const claimable = unfinished + ` AND (wake_at IS NULL OR wake_at <= clock_timest
 	AND NOT EXISTS (SELECT FROM saga_engine e WHERE e.epoch = s.epoch)
 	AND EXISTS (SELECT FROM unnest($1::text[], $2::int[]) AS k(t, v) WHERE k.t = s.saga_type AND k.v = s.definition)`
 
+// endLeases ends the leases that were not renewed in time, and those that end later than a lease of their length can: the clock that
+// wrote them was ahead, and they would keep their sagas from everybody for as long as it was. An engine that lives begins another.
+const endLeases = `DELETE FROM saga_engine WHERE leased_until < clock_timestamp()
+	OR leased_until > clock_timestamp() + coalesce(lasts, interval '1 minute')`
+
 // Claim is saga.Store's. It takes sagas under the lock of the log, as Save writes them: a write that found a saga its own is
 // committed before the saga is another's.
 func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.DefinitionID, limit int) (claimed []saga.State, err error) {
@@ -56,7 +63,7 @@ func (s *Store) Claim(ctx context.Context, epoch int64, kinds []saga.DefinitionI
 		types[i], versions[i] = k.Type, k.Version
 	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM saga_engine WHERE leased_until < clock_timestamp()`); err != nil {
+		if _, err := tx.Exec(ctx, endLeases); err != nil {
 			return err
 		}
 		var some bool

@@ -180,3 +180,45 @@ func TestAStateThatTheDatabaseRefusesFailsAlone(t *testing.T) {
 		}
 	}
 }
+
+// A lease that a clock an hour ahead wrote is void: the sagas of its engine, which is gone, are claimed at once. A lease of a process
+// that does not say how long it lasts is no exception; one that may be what it says is left alone.
+func TestALeaseOfAWrongClockIsVoid(t *testing.T) {
+	s, _, pool := open(t)
+	epochs := make([]int64, 4)
+	for i := range epochs {
+		var err error
+		if epochs[i], err = s.Lease(t.Context(), "gone", 0, 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		st := saga.State{
+			SagaID: uuid.NewString(), SagaType: "transfer", Definition: 1, Status: saga.InProgress, Input: []byte(`{}`), CorrelationID: "c-1",
+			Epoch: epochs[i], CreatedAt: time.UnixMilli(int64(i)).UTC(), UpdatedAt: time.UnixMilli(1).UTC(),
+		}
+		if added, err := s.Insert(t.Context(), []saga.State{st}); err != nil || len(added) != 1 {
+			t.Fatal(added, err)
+		}
+	}
+	ahead := `UPDATE saga_engine SET leased_until = leased_until + interval '1 hour'`
+	for sql, epoch := range map[string]int64{ahead: epochs[0], ahead + `, lasts = NULL`: epochs[1], `UPDATE saga_engine SET lasts = NULL`: epochs[2]} {
+		if _, err := pool.Exec(t.Context(), sql+` WHERE epoch = $1`, epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heir, err := s.Lease(t.Context(), "heir", 0, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed, err := s.Claim(t.Context(), heir, []saga.DefinitionID{{Type: "transfer", Version: 1}}, 10)
+	if err != nil || len(claimed) != 2 {
+		t.Fatalf("claimed %d sagas (%v), want those of the two void leases", len(claimed), err)
+	}
+	for i, st := range claimed {
+		if st.CreatedAt.UnixMilli() != int64(i) {
+			t.Errorf("claimed the saga of lease %d", st.CreatedAt.UnixMilli())
+		}
+	}
+	if _, err := s.Lease(t.Context(), "gone", epochs[0], time.Second); !errors.Is(err, saga.ErrFenced) {
+		t.Errorf("renewing a void lease: %v, want %v", err, saga.ErrFenced)
+	}
+}
