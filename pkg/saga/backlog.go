@@ -60,11 +60,14 @@ func (e *Engine) clearBacklog() {
 		case <-e.ctx.Done():
 			return
 		}
-		for ids := e.left.take(pageMax); len(ids) > 0; ids = e.left.take(pageMax) {
+		for ids := e.left.take(pageMax); len(ids) > 0 && e.ctx.Err() == nil; ids = e.left.take(pageMax) {
 			err := e.lookAt(ids)
 			if err == nil {
 				pause.Reset()
 				continue
+			}
+			if e.ctx.Err() != nil {
+				return
 			}
 			e.left.add(ids)
 			wait := pause.NextBackOff()
@@ -90,13 +93,12 @@ func (e *Engine) lookAt(ids []string) error {
 		}
 	}
 	_ = reports.Wait() // none returns an error
-	for i, s := range sagas {
+	for _, s := range sagas {
 		if s.Status.Ended() || e.running(s.SagaID) != nil {
 			continue
 		}
 		if err := e.work(e.ctx, s, true); err != nil {
-			e.left.add(stateIDs(sagas[i:]))
-			return nil //nolint:nilerr // the engine stops
+			return err // the engine stops
 		}
 	}
 	return nil

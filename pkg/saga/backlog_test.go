@@ -94,3 +94,19 @@ func TestARepeatedTriggerFindsItsSagaAtWork(t *testing.T) {
 		end()
 	})
 }
+
+// An engine stops though there is no slot for a saga of the backlog.
+func TestStopWithABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlan(saga.Step{Name: "p", Kind: saga.Pivot})
+		p.hang = "p"
+		e := p.engine(t, saga.NewMemory(), func(c *saga.Config) { c.ActiveMax, c.RecoverIdle = 1, time.Millisecond })
+		end := running(t, e)
+		p.start(t, e, "before", `{}`)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _ = e.Start(ctx, []saga.Trigger{{SagaID: "s", EventType: "Asked", Data: json.RawMessage(`{}`), At: time.Now()}})
+		time.Sleep(time.Second)
+		end() // fails the test when it does not end in time
+	})
+}
