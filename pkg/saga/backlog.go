@@ -1,6 +1,8 @@
 package saga
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -10,8 +12,8 @@ import (
 // backlog are ids of stored sagas that the engine has to look at soon. Safe for concurrent use.
 type backlog struct {
 	mu   *sync.Mutex
-	ids  map[string]bool
-	some chan struct{} // has a value when there are ids
+	ids  map[string]bool // whether somebody has asked for the saga, and is to be told its end
+	some chan struct{}   // has a value when there are ids
 }
 
 func newBacklog() backlog {
@@ -21,12 +23,12 @@ func newBacklog() backlog {
 // backlogMax bounds what the backlog remembers. Beyond it, who asked asks again, and idle sagas are found in the store.
 const backlogMax = 100_000
 
-func (b *backlog) add(ids []string) {
+func (b *backlog) add(ids []string, asked bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, id := range ids {
 		if len(b.ids) < backlogMax {
-			b.ids[id] = true
+			b.ids[id] = b.ids[id] || asked
 		}
 	}
 	if len(b.ids) > 0 {
@@ -38,17 +40,18 @@ func (b *backlog) add(ids []string) {
 }
 
 // take removes and returns some ids.
-func (b *backlog) take(limit int) (ids []string) {
+func (b *backlog) take(limit int) map[string]bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for id := range b.ids {
-		if len(ids) == limit {
+	taken := make(map[string]bool, min(limit, len(b.ids)))
+	for id, asked := range b.ids {
+		if len(taken) == limit {
 			break
 		}
-		ids = append(ids, id)
+		taken[id] = asked
 		delete(b.ids, id)
 	}
-	return ids
+	return taken
 }
 
 // clearBacklog looks at the sagas of the backlog until the engine stops.
@@ -69,7 +72,9 @@ func (e *Engine) clearBacklog() {
 			if e.ctx.Err() != nil {
 				return
 			}
-			e.left.add(ids)
+			for id, asked := range ids {
+				e.left.add([]string{id}, asked)
+			}
 			wait := pause.NextBackOff()
 			e.cfg.Log.Warn("stored sagas cannot be looked at", "error", err, "again_in", wait)
 			if !e.sleep(wait) {
@@ -79,16 +84,16 @@ func (e *Engine) clearBacklog() {
 	}
 }
 
-// lookAt has the last reports of those sagas sent again that have ended, and works on those that are this engine's.
-func (e *Engine) lookAt(ids []string) error {
-	sagas, err := e.cfg.Store.EndedOrOwned(e.ctx, e.lease.present(), ids)
+// lookAt has the last reports of those sagas sent again that have ended and were asked for, and works on those that are this engine's.
+func (e *Engine) lookAt(ids map[string]bool) error {
+	sagas, err := e.cfg.Store.EndedOrOwned(e.ctx, e.lease.present(), slices.Collect(maps.Keys(ids)))
 	if err != nil {
 		return err
 	}
 	var reports errgroup.Group
 	reports.SetLimit(reportsMax)
 	for _, s := range sagas {
-		if s.Status.Ended() {
+		if s.Status.Ended() && ids[s.SagaID] {
 			reports.Go(func() error { e.reportAgain(s); return nil })
 		}
 	}

@@ -182,13 +182,13 @@ func (e *Engine) Start(ctx context.Context, triggers []Trigger) (int, error) {
 	}
 	added, err := e.insert(ctx, sagas)
 	if err != nil {
-		e.left.add(stateIDs(sagas)) // some may be stored all the same: a repeat would not find them new
+		e.left.add(stateIDs(sagas), false) // some may be stored all the same: a repeat would not find them new
 		return 0, fmt.Errorf("start sagas: %w", err)
 	}
-	e.left.add(missing(sagas, added))
+	e.left.add(missing(sagas, added), true)
 	for i, s := range added {
 		if err := e.work(ctx, s, false); err != nil {
-			e.left.add(stateIDs(added[i:]))
+			e.left.add(stateIDs(added[i:]), false)
 			return len(added), nil //nolint:nilerr // stored: they begin as soon as there is a slot
 		}
 	}

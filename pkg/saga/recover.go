@@ -48,7 +48,7 @@ func (e *Engine) recover(ctx context.Context) error {
 				alone = append(alone, after.ID)
 			}
 		}
-		e.left.add(alone)
+		e.left.add(alone, false)
 		if len(idle) < pageMax {
 			return nil
 		}
@@ -69,7 +69,7 @@ func (e *Engine) claim(ctx context.Context, epoch int64) error {
 		}
 		for i, s := range sagas {
 			if err := e.work(ctx, s, true); err != nil {
-				e.left.add(stateIDs(sagas[i:]))
+				e.left.add(stateIDs(sagas[i:]), false)
 				return err
 			}
 		}
