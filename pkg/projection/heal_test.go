@@ -169,6 +169,7 @@ func TestTheHealerLeavesAloneWhatIsRight(t *testing.T) {
 	h.run(t)
 	h.commit(t, last, 1, 1)
 	pgtest.Eventually(t, "passes go on", h.shows(t, last, 1, 1))
+	pgtest.Eventually(t, "it is counted", func() bool { return h.healer.Healed() > 0 })
 	if n := h.healer.Healed(); n != 1 || !h.shows(t, odd, 2, 2)() {
 		t.Errorf("%d rows were healed, want the last one alone", n)
 	}
