@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -34,18 +35,25 @@ func (e *BehindError) Error() string {
 	return fmt.Sprintf("%s does not show %d of the streams waited for after %s", e.Table, e.Streams, waitMax)
 }
 
+// StillHas tells whether the streams have these versions: an error where one does not, or where it is not known.
+type StillHas func(ctx context.Context, versions map[es.Stream]int64) error
+
 // Wait returns when the rows show the streams at these versions or newer ones; streams of types that the model does not fold
 // are left aside. It waits for 5 s at most, then returns a *BehindError; where too many wait already, ErrBusy; where the database does not answer, an
-// *es.UnavailableError.
-func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions map[es.Stream]int64) error {
+// *es.UnavailableError. Where the rows do not show the versions at once, has is asked whether they will ever come: a database may have
+// lost its last moments. What it returns is returned without a wait.
+func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions map[es.Stream]int64, has StillHas) error {
 	var (
 		ids  []string
 		want []int64
 	)
+	versions = maps.Clone(versions)
 	for s, v := range versions {
-		if s.Type == f.Decider.Type {
-			ids, want = append(ids, s.ID), append(want, v)
+		if s.Type != f.Decider.Type {
+			delete(versions, s)
+			continue
 		}
+		ids, want = append(ids, s.ID), append(want, v)
 	}
 	if len(ids) == 0 {
 		return nil
@@ -65,6 +73,11 @@ func (f *Folded[S, C]) Wait(ctx context.Context, pool *pgxpool.Pool, versions ma
 		}
 		if missing == 0 {
 			return nil
+		}
+		if pause == waitPause { // the first time
+			if err := has(ctx, versions); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-time.After(pause):

@@ -70,9 +70,19 @@ func readVersion(part string) (es.Stream, int64, bool) {
 	return es.Stream{Type: fields[0], ID: id}, version, ok
 }
 
-// AwaitShown has a read model wait until it shows these versions; one that does not get there in time is DEADLINE_EXCEEDED. A
-// service that stops does not wait: the caller asks another instance.
-func AwaitShown(ctx context.Context, stopping <-chan struct{}, wait func(context.Context, map[es.Stream]int64) error, versions map[es.Stream]int64) error {
+// HistoryLost is the answer to who has seen more of a stream than the store has.
+func HistoryLost(gone *es.GoneError) *rpc.Error {
+	return rpc.Fail("HISTORY_LOST", "%s ends at version %d; version %d belongs to a history that the database has lost. Read it anew.",
+		gone.Stream.Type, gone.Head, gone.Seen).Because(gone)
+}
+
+// AwaitShown has a read model wait until it shows these versions. One that does not get there in time is
+// DEADLINE_EXCEEDED; versions that the store does not have are HISTORY_LOST, at once. A service that stops does not wait: the
+// caller asks another instance.
+func AwaitShown(
+	ctx context.Context, stopping <-chan struct{}, wait func(context.Context, map[es.Stream]int64, projection.StillHas) error,
+	store es.Store, versions map[es.Stream]int64,
+) error {
 	if len(versions) == 0 {
 		return nil
 	}
@@ -85,9 +95,15 @@ func AwaitShown(ctx context.Context, stopping <-chan struct{}, wait func(context
 		case <-waiting.Done():
 		}
 	}()
-	err := wait(waiting, versions)
+	err := wait(waiting, versions, func(ctx context.Context, versions map[es.Stream]int64) error {
+		return es.StillHas(ctx, store, versions)
+	})
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
 		return rpc.Fail(rpc.ReasonUnavailable, "The service stops; ask again.").After(time.Second).Because(err)
+	}
+	var gone *es.GoneError
+	if errors.As(err, &gone) {
+		return HistoryLost(gone).Because(err)
 	}
 	if errors.Is(err, projection.ErrBusy) {
 		return rpc.Fail(rpc.ReasonOverloaded, "Too many requests wait for the list already.").After(time.Second).Because(err)

@@ -56,10 +56,11 @@ func TestAwaitShown(t *testing.T) {
 	}{
 		"shown":  {nil, ""},
 		"late":   {fmt.Errorf("wait: %w", &projection.BehindError{Table: "account_view", Streams: 1}), "DEADLINE_EXCEEDED"},
+		"lost":   {fmt.Errorf("wait: %w", &es.GoneError{Seen: 3, Head: 2}), "HISTORY_LOST"},
 		"broken": {errAway, "INTERNAL"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := edge.AwaitShown(t.Context(), nil, func(context.Context, map[es.Stream]int64) error { return tc.err }, versions)
+			err := edge.AwaitShown(t.Context(), nil, func(context.Context, map[es.Stream]int64, projection.StillHas) error { return tc.err }, nil, versions)
 			if !errors.Is(err, tc.err) {
 				t.Errorf("the cause is lost: %v", err)
 			}

@@ -2,7 +2,7 @@ package edge
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"strconv"
 	"time"
 
@@ -59,6 +59,10 @@ func (w *Watches) Serve(ctx context.Context, watch func(context.Context) error) 
 // Events sends a stream's events above version after, and further ones as they are committed, until ctx ends.
 func (w *Watches) Events(ctx context.Context, store es.Store, s es.Stream, after int64, send func(*eventv1.RecordedEvent) error) error {
 	for e, err := range w.Hub.Watch(ctx, store, s, after) {
+		var gone *es.GoneError
+		if errors.As(err, &gone) {
+			return HistoryLost(gone)
+		}
 		if err != nil {
 			return err
 		}
@@ -74,11 +78,11 @@ func (w *Watches) Events(ctx context.Context, store es.Store, s es.Stream, after
 }
 
 // NotAhead refuses a watch behind a version that the stream does not have: events would be passed over in silence.
-func NotAhead(after, head int64) error {
+func NotAhead(s es.Stream, after, head int64) error {
 	if after <= head {
 		return nil
 	}
-	return rpc.Invalid(rpc.Violation{Field: "after", Rule: fmt.Sprintf("range:0..%d", head), Value: strconv.FormatInt(after, 10)})
+	return HistoryLost(&es.GoneError{Stream: s, Seen: after, Head: head})
 }
 
 // After reads the version or id that a watch resumes behind.

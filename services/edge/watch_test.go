@@ -122,3 +122,14 @@ func TestWatchedEvents(t *testing.T) {
 		t.Error("data that is no object was shown")
 	}
 }
+
+// A watch that resumes behind more than the stream has is told that this is gone.
+func TestAWatchIsNotAheadOfItsStream(t *testing.T) {
+	s := es.Stream{Type: "Account", ID: "a"}
+	for after, reason := range map[int64]string{0: "", 3: "", 4: "HISTORY_LOST"} {
+		err := edge.NotAhead(s, after, 3)
+		if e := rpc.ErrorOf(err); (e == nil) != (reason == "") || e != nil && e.Reason != reason {
+			t.Errorf("behind version %d of 3: %v", after, err)
+		}
+	}
+}

@@ -47,8 +47,8 @@ var operations = map[string]facts{
 	"AccountService_GetAccountBalance":   {token: true, reasons: []string{"ACCOUNT_NOT_FOUND"}},
 	"AccountService_GetAccountHistory":   {reasons: []string{"ACCOUNT_NOT_FOUND"}},
 	"AccountService_GetAccountStatement": {reasons: []string{"ACCOUNT_NOT_FOUND"}},
-	"AccountService_WatchAccount":        {answer: events, reasons: []string{"ACCOUNT_NOT_FOUND"}},
-	"AccountService_ListAccounts":        {},
+	"AccountService_WatchAccount":        {answer: events, reasons: []string{"ACCOUNT_NOT_FOUND", "HISTORY_LOST"}},
+	"AccountService_ListAccounts":        {reasons: []string{"HISTORY_LOST"}},
 	"AccountService_ListCurrencies":      {},
 	"AccountService_ChangeAccountStatus": {
 		keyed: true, token: true,
@@ -70,12 +70,12 @@ var operations = map[string]facts{
 	},
 	"TransactionService_Batch":            {},
 	"TransactionService_GetTransaction":   {token: true, reasons: []string{"TRANSACTION_NOT_FOUND"}},
-	"TransactionService_ListTransactions": {},
-	"TransactionService_WatchTransaction": {answer: events, reasons: []string{"TRANSACTION_NOT_FOUND"}},
+	"TransactionService_ListTransactions": {reasons: []string{"HISTORY_LOST"}},
+	"TransactionService_WatchTransaction": {answer: events, reasons: []string{"TRANSACTION_NOT_FOUND", "HISTORY_LOST"}},
 
 	"HoldService_PlaceHold": {answer: hold, keyed: true, waits: true, token: true, reasons: also(moving, "TOO_MANY_HOLDS")},
 	"HoldService_GetHold":   {token: true, reasons: []string{"HOLD_NOT_FOUND"}},
-	"HoldService_ListHolds": {},
+	"HoldService_ListHolds": {reasons: []string{"HISTORY_LOST"}},
 	"HoldService_CaptureHold": {
 		answer: transaction, keyed: true, waits: true, token: true,
 		reasons: also(moving, "HOLD_NOT_FOUND", "HOLD_NOT_ACTIVE", "CAPTURE_EXCEEDS_HOLD"),

@@ -318,7 +318,7 @@ func (s *Server) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRe
 			return nil, err
 		}
 	}
-	if err := edge.AwaitShown(ctx, s.Watches.Stopping(), s.Accounts.Wait, seen); err != nil {
+	if err := edge.AwaitShown(ctx, s.Watches.Stopping(), s.Accounts.Wait, s.Store, seen); err != nil {
 		return nil, err
 	}
 	entries, err := cqrs.Execute[ListAccounts, []readmodel.Entry](ctx, s.Queries, cqrs.New(ListAccounts{Filter: f}, origin))

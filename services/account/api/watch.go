@@ -25,7 +25,7 @@ func (s *Server) WatchAccount(req *accountv1.WatchAccountRequest, out grpc.Serve
 		if err != nil {
 			return err
 		}
-		if err := edge.NotAhead(after, a.state.Version); err != nil {
+		if err := edge.NotAhead(stream(id), after, a.state.Version); err != nil {
 			return err
 		}
 		if err := out.SendHeader(metadata.MD{}); err != nil { // the caller learns at once that there is something to watch

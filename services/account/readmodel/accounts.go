@@ -73,8 +73,8 @@ type Entry struct {
 }
 
 // Wait returns when the list shows accounts at these versions or newer ones; see projection.Folded.
-func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64) error {
-	return a.model.Wait(ctx, a.pool, versions)
+func (a *Accounts) Wait(ctx context.Context, versions map[es.Stream]int64, has projection.StillHas) error {
+	return a.model.Wait(ctx, a.pool, versions, has)
 }
 
 // where is the filter's condition, and its arguments: only what is asked for, so that each question finds its index.

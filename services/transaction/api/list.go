@@ -96,7 +96,7 @@ func (s *Server) list(ctx context.Context, v *rpc.Fields, f readmodel.Filter, pa
 	if err != nil {
 		return nil, "", err
 	}
-	if err := edge.AwaitShown(ctx, s.Watches.Stopping(), s.List.Wait, versions); err != nil {
+	if err := edge.AwaitShown(ctx, s.Watches.Stopping(), s.List.Wait, s.Store, versions); err != nil {
 		return nil, "", err
 	}
 	entries, err = cqrs.Execute[ListTransactions, []readmodel.Entry](ctx, s.queries, cqrs.New(ListTransactions{Filter: f}, edge.Origin(ctx)))

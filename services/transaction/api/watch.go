@@ -27,7 +27,7 @@ func (s *Server) WatchTransaction(req *transactionv1.WatchTransactionRequest, ou
 		if err != nil {
 			return err
 		}
-		if err := edge.NotAhead(after, t.Version); err != nil {
+		if err := edge.NotAhead(stream(id), after, t.Version); err != nil {
 			return err
 		}
 		if err := out.SendHeader(metadata.MD{}); err != nil { // the caller learns at once that there is something to watch

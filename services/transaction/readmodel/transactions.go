@@ -52,8 +52,8 @@ func (t *Transactions) Healer(
 }
 
 // Wait returns when the list shows transactions at these versions or newer ones; see projection.Folded.
-func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64) error {
-	return t.model.Wait(ctx, t.pool, versions)
+func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64, has projection.StillHas) error {
+	return t.model.Wait(ctx, t.pool, versions, has)
 }
 
 // Rebuild is the job that makes the read model anew from the store's events.

@@ -129,6 +129,9 @@ const (
 	Reason_REASON_SAGA_STOPPED Reason = 49
 	// The saga kept changing while the request was decided; try again.
 	Reason_REASON_SAGA_CHANGED Reason = 50
+	// A consistency token, or the place where a watch resumes, is beyond the end of the log: the database has lost the
+	// history that it was issued in. Read the resource anew and go on from what it shows.
+	Reason_REASON_HISTORY_LOST Reason = 51
 )
 
 // Enum value maps for Reason.
@@ -185,6 +188,7 @@ var (
 		48: "REASON_SAGA_TIMED_OUT",
 		49: "REASON_SAGA_STOPPED",
 		50: "REASON_SAGA_CHANGED",
+		51: "REASON_HISTORY_LOST",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":              0,
@@ -238,6 +242,7 @@ var (
 		"REASON_SAGA_TIMED_OUT":           48,
 		"REASON_SAGA_STOPPED":             49,
 		"REASON_SAGA_CHANGED":             50,
+		"REASON_HISTORY_LOST":             51,
 	}
 )
 
@@ -359,7 +364,7 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\aMapping\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\x05R\x04http\x12\x14\n" +
-	"\x05title\x18\x03 \x01(\tR\x05title*\x9b#\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title*\xfc#\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12Q\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a4\x8a\xb5\x180\n" +
@@ -462,7 +467,9 @@ const file_billing_error_v1_reason_proto_rawDesc = "" +
 	"\x13REASON_SAGA_STOPPED\x101\x1a?\x8a\xb5\x18;\n" +
 	"\x13FAILED_PRECONDITION\x10\xa6\x03\x1a!The saga was stopped by a person.\x12N\n" +
 	"\x13REASON_SAGA_CHANGED\x102\x1a5\x8a\xb5\x181\n" +
-	"\aABORTED\x10\x99\x03\x1a#The saga is changing at the moment.:X\n" +
+	"\aABORTED\x10\x99\x03\x1a#The saga is changing at the moment.\x12_\n" +
+	"\x13REASON_HISTORY_LOST\x103\x1aF\x8a\xb5\x18B\n" +
+	"\x13FAILED_PRECONDITION\x10\x9a\x03\x1a(The history that this refers to is gone.:X\n" +
 	"\amapping\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\v2\x19.billing.error.v1.MappingR\amappingB;Z9example.com/billing/proto/gen/go/billing/error/v1;errorv1b\x06proto3"
 
 var (
