@@ -126,32 +126,10 @@ type found struct {
 
 // page compares the streams behind an id and returns the last one of them, empty at the end of all.
 func (h *Healer[S, C]) page(ctx context.Context, after string) (last string, err error) {
-	// One query, so one snapshot: a row is never newer than its head, unless the head has lost something.
-	rows, err := h.pool.Query(ctx, `WITH h AS MATERIALIZED (
-			SELECT stream_id AS id, version, CASE WHEN snapshot_version = version THEN snapshot END AS state
-			FROM es_head WHERE stream_type = $1 AND stream_id > $2::text ORDER BY stream_id LIMIT $3),
-		v AS MATERIALIZED (
-			SELECT id::text COLLATE "C" AS id, version, state FROM `+h.model.Table+` WHERE id > $2::text::uuid ORDER BY `+h.model.Table+`.id LIMIT $3)
-		SELECT coalesce(h.id, v.id), coalesce(h.version, 0), coalesce(v.version, 0),
-			CASE WHEN h.version = v.version AND h.state <> v.state THEN h.state END, CASE WHEN h.version = v.version AND h.state <> v.state THEN v.state END
-		FROM h FULL JOIN v ON h.id = v.id ORDER BY 1`, h.model.Decider.Type, after, h.PageMax)
+	page, last, err := h.model.page(ctx, h.pool, after, h.PageMax)
 	if err != nil {
-		return after, fmt.Errorf("compare rows: %w", err)
+		return after, err
 	}
-	var page []found
-	var (
-		f         found
-		head, row []byte
-	)
-	_, err = pgx.ForEachRow(rows, []any{&f.id, &f.head, &f.row, &head, &row}, func() error {
-		f.differs = head != nil && !h.same(head, row)
-		page = append(page, f)
-		return nil
-	})
-	if err != nil {
-		return after, fmt.Errorf("compare rows: %w", err)
-	}
-	page, last = h.within(page)
 	var wrong []string
 	for _, f := range page {
 		if v, ok := h.settled[f.id]; ok && v == f.head && f.row <= f.head {
@@ -170,39 +148,6 @@ func (h *Healer[S, C]) page(ctx context.Context, after string) (last string, err
 	return last, nil
 }
 
-// same tells whether two encoded states mean the same: different versions of the code may have written them.
-func (h *Healer[S, C]) same(a, b []byte) bool {
-	normal := func(encoded []byte) []byte {
-		state, err := h.model.Decider.Snapshots.Restore(encoded)
-		if err != nil {
-			return nil
-		}
-		if encoded, err = h.model.Decider.Snapshots.Take(state); err != nil {
-			return nil
-		}
-		return encoded
-	}
-	x := normal(a)
-	return x != nil && bytes.Equal(x, normal(b))
-}
-
-// within cuts a page where one of the two sides ends before the other, and returns the last id that was compared.
-func (h *Healer[S, C]) within(page []found) (compared []found, last string) {
-	heads, rows := 0, 0
-	for n, f := range page {
-		if f.head > 0 {
-			heads++
-		}
-		if f.row != 0 {
-			rows++
-		}
-		if heads == h.PageMax || rows == h.PageMax {
-			return page[:n+1], f.id
-		}
-	}
-	return page, ""
-}
-
 // due repairs the rows that have been behind for too long.
 func (h *Healer[S, C]) due(ctx context.Context) error {
 	var ids []string
@@ -216,7 +161,7 @@ func (h *Healer[S, C]) due(ctx context.Context) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	versions, err := h.versions(ctx, ids)
+	versions, err := h.model.versions(ctx, h.pool, ids)
 	if err != nil {
 		return err
 	}
@@ -231,27 +176,6 @@ func (h *Healer[S, C]) due(ctx context.Context) error {
 		delete(h.suspects, id)
 	}
 	return nil
-}
-
-// versions reads the versions that rows show.
-func (h *Healer[S, C]) versions(ctx context.Context, ids []string) (map[string]int64, error) {
-	rows, err := h.pool.Query(ctx, `SELECT id::text, version FROM `+h.model.Table+` WHERE id = ANY($1::uuid[])`, ids)
-	if err != nil {
-		return nil, fmt.Errorf("read versions: %w", err)
-	}
-	versions := make(map[string]int64, len(ids))
-	var (
-		id      string
-		version int64
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &version}, func() error {
-		versions[id] = version
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read versions: %w", err)
-	}
-	return versions, nil
 }
 
 // repair repairs streams one by one, and tells how many rows have changed by it.
@@ -283,7 +207,7 @@ func (h *Healer[S, C]) repair(ctx context.Context, ids []string, one func(contex
 
 // follow applies what a row lacks of its stream.
 func (h *Healer[S, C]) follow(ctx context.Context, s es.Stream) (changed bool, err error) {
-	before, err := h.versions(ctx, []string{s.ID})
+	before, err := h.model.versions(ctx, h.pool, []string{s.ID})
 	if err != nil {
 		return false, err
 	}
@@ -304,7 +228,7 @@ func (h *Healer[S, C]) follow(ctx context.Context, s es.Stream) (changed bool, e
 			break
 		}
 	}
-	now, err := h.versions(ctx, []string{s.ID})
+	now, err := h.model.versions(ctx, h.pool, []string{s.ID})
 	if err != nil {
 		return false, err
 	}

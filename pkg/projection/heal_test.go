@@ -174,3 +174,31 @@ func TestTheHealerLeavesAloneWhatIsRight(t *testing.T) {
 		t.Errorf("%d rows were healed, want the last one alone", n)
 	}
 }
+
+// A comparison names what is wrong and waits for what is on its way.
+func TestCompare(t *testing.T) {
+	t.Parallel() // it waits for rows that do not come
+	h := openHealing(t, quick)
+	right, gone, other, missing := newStream(), newStream(), newStream(), newStream()
+	for _, s := range []es.Stream{right, gone, other} {
+		if err := h.Handle(t.Context(), h.commit(t, s, 2, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.lose(t, gone)
+	h.lose(t, other)
+	h.commit(t, other, 2, 7)
+	h.commit(t, missing, 1, 1)
+	want := map[string]projection.Difference{
+		gone.ID: {ID: gone.ID, Row: 2}, other.ID: {ID: other.ID, Head: 2, Row: 2}, missing.ID: {ID: missing.ID, Head: 1},
+	}
+	wrong, last, err := h.model.Compare(t.Context(), h.pool, "")
+	if err != nil || last != "" || len(wrong) != len(want) {
+		t.Fatalf("%v, %q, %v", wrong, last, err)
+	}
+	for _, d := range wrong {
+		if d != want[d.ID] {
+			t.Errorf("got %+v, want %+v", d, want[d.ID])
+		}
+	}
+}

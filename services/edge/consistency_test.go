@@ -69,7 +69,7 @@ func TestAwaitShown(t *testing.T) {
 			}
 		})
 	}
-	if err := edge.AwaitShown(t.Context(), nil, nil, nil); err != nil {
+	if err := edge.AwaitShown(t.Context(), nil, nil, nil, nil); err != nil {
 		t.Errorf("nothing to wait for: %v", err)
 	}
 }
@@ -77,12 +77,12 @@ func TestAwaitShown(t *testing.T) {
 // A list that waits for a token does not hold up the stop.
 func TestAwaitShownEndsAtTheStop(t *testing.T) {
 	stopping := make(chan struct{})
-	begun := func(ctx context.Context, _ map[es.Stream]int64) error {
+	begun := func(ctx context.Context, _ map[es.Stream]int64, _ projection.StillHas) error {
 		close(stopping)
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	err := edge.AwaitShown(t.Context(), stopping, begun, map[es.Stream]int64{{Type: "Account", ID: "1"}: 1})
+	err := edge.AwaitShown(t.Context(), stopping, begun, nil, map[es.Stream]int64{{Type: "Account", ID: "1"}: 1})
 	var failed *rpc.Error
 	if !errors.As(err, &failed) || failed.Reason != rpc.ReasonUnavailable {
 		t.Errorf("got %v", err)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	transactionv1 "example.com/billing/proto/gen/go/billing/transaction/v1"
 	"example.com/billing/services/edge"
@@ -14,6 +16,9 @@ import (
 
 // callTimeout bounds one call to another service.
 const callTimeout = 5 * time.Second
+
+// compareTimeout bounds one page of a comparison, which waits for rows that are on their way.
+const compareTimeout = 20 * time.Second
 
 // Transactions asks the transaction service which transactions have not ended. Safe for concurrent use.
 type Transactions struct {
@@ -50,4 +55,25 @@ func (t *Transactions) OpenOf(ctx context.Context, accountID string) ([]string, 
 	defer cancel()
 	res, err := t.client.ListOpenTransactions(ctx, &transactionv1.ListOpenTransactionsRequest{AccountId: accountID})
 	return res.GetTransactionIds(), err
+}
+
+// Difference is a row of the list of transactions that is not what the events say.
+type Difference struct {
+	TransactionID    string
+	Expected, Actual int64 // versions; 0 = there is none. Equal where the row shows another state
+}
+
+// CompareList compares a page of the list of transactions with their events. A transaction service of before that question
+// has nothing to say.
+func (t *Transactions) CompareList(ctx context.Context, after string) (wrong []Difference, last string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	res, err := t.client.CompareTransactionList(ctx, &transactionv1.CompareTransactionListRequest{After: after})
+	if status.Code(err) == codes.Unimplemented {
+		return nil, "", nil
+	}
+	for _, d := range res.GetDifferences() {
+		wrong = append(wrong, Difference{d.GetTransactionId(), d.GetExpectedVersion(), d.GetActualVersion()})
+	}
+	return wrong, res.GetLast(), err
 }

@@ -39,6 +39,20 @@ type settlement struct {
 	open   map[string]bool
 	before func() // each answer
 	fail   error
+	list   []*transactionv1.CompareTransactionListResponse // pages of the comparison; nil = one without differences
+}
+
+func (s *settlement) CompareTransactionList(_ context.Context, req *transactionv1.CompareTransactionListRequest) (*transactionv1.CompareTransactionListResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	after := ""
+	for _, page := range s.list {
+		if req.GetAfter() == after {
+			return page, nil
+		}
+		after = page.GetLast()
+	}
+	return &transactionv1.CompareTransactionListResponse{}, nil
 }
 
 func (s *settlement) set(id string, open bool) {

@@ -149,7 +149,12 @@ func (r *Reconciler) Latest(ctx context.Context, wait time.Duration) (job.State,
 // all checks all accounts, as the work of a job.
 func (r *Reconciler) all(ctx context.Context, run *job.Run) error {
 	var report Report
-	if err := r.check(ctx, &report, func() error { return run.Show(ctx, report) }); err != nil {
+	show := func() error { return run.Show(ctx, report) }
+	err := r.check(ctx, &report, show)
+	if err == nil {
+		err = r.lists(ctx, &report, show)
+	}
+	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	return pgx.BeginFunc(ctx, run.Conn, func(tx pgx.Tx) error { return run.Finish(ctx, tx, report) })

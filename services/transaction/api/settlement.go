@@ -140,3 +140,24 @@ func (s *Server) FilterOpenTransactions(ctx context.Context, req *transactionv1.
 	open, err := s.List.Open(ctx, ids)
 	return &transactionv1.FilterOpenTransactionsResponse{TransactionIds: open}, err
 }
+
+// CompareTransactionList compares a page of the list with the events.
+func (s *Server) CompareTransactionList(ctx context.Context, req *transactionv1.CompareTransactionListRequest) (*transactionv1.CompareTransactionListResponse, error) {
+	var v rpc.Fields
+	after := req.GetAfter()
+	if after != "" {
+		after = v.UUID("after", after)
+	}
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	wrong, last, err := s.List.Compare(ctx, after)
+	if err != nil {
+		return nil, err
+	}
+	res := &transactionv1.CompareTransactionListResponse{Last: last}
+	for _, d := range wrong {
+		res.Differences = append(res.Differences, &transactionv1.TransactionListDifference{TransactionId: d.ID, ExpectedVersion: d.Head, ActualVersion: d.Row})
+	}
+	return res, nil
+}

@@ -51,6 +51,11 @@ func (t *Transactions) Healer(
 	return projection.NewHealer(p, t.model, load, log, projection.HealerPace{})
 }
 
+// Compare compares a page of the list with the events; see projection.Folded.
+func (t *Transactions) Compare(ctx context.Context, after string) (wrong []projection.Difference, last string, err error) {
+	return t.model.Compare(ctx, t.pool, after)
+}
+
 // Wait returns when the list shows transactions at these versions or newer ones; see projection.Folded.
 func (t *Transactions) Wait(ctx context.Context, versions map[es.Stream]int64, has projection.StillHas) error {
 	return t.model.Wait(ctx, t.pool, versions, has)

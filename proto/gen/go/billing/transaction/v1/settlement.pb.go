@@ -554,6 +554,171 @@ func (x *FilterOpenTransactionsResponse) GetTransactionIds() []string {
 	return nil
 }
 
+// CompareTransactionListRequest names a page.
+type CompareTransactionListRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID: the page begins behind it; empty = at the beginning.
+	After         string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareTransactionListRequest) Reset() {
+	*x = CompareTransactionListRequest{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareTransactionListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareTransactionListRequest) ProtoMessage() {}
+
+func (x *CompareTransactionListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareTransactionListRequest.ProtoReflect.Descriptor instead.
+func (*CompareTransactionListRequest) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CompareTransactionListRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// CompareTransactionListResponse is what was found on the page.
+type CompareTransactionListResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows that are not what the events say.
+	Differences []*TransactionListDifference `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	// UUID of the last transaction that was compared; empty = there are no more.
+	Last          string `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareTransactionListResponse) Reset() {
+	*x = CompareTransactionListResponse{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareTransactionListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareTransactionListResponse) ProtoMessage() {}
+
+func (x *CompareTransactionListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareTransactionListResponse.ProtoReflect.Descriptor instead.
+func (*CompareTransactionListResponse) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CompareTransactionListResponse) GetDifferences() []*TransactionListDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *CompareTransactionListResponse) GetLast() string {
+	if x != nil {
+		return x.Last
+	}
+	return ""
+}
+
+// TransactionListDifference is a row of the list that is wrong.
+type TransactionListDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	TransactionId string `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// Version of the transaction; 0 = there is none.
+	ExpectedVersion int64 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	// Version that the list shows; 0 = none. Equal to the expected one where the row shows another state.
+	ActualVersion int64 `protobuf:"varint,3,opt,name=actual_version,json=actualVersion,proto3" json:"actual_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionListDifference) Reset() {
+	*x = TransactionListDifference{}
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionListDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionListDifference) ProtoMessage() {}
+
+func (x *TransactionListDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_billing_transaction_v1_settlement_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionListDifference.ProtoReflect.Descriptor instead.
+func (*TransactionListDifference) Descriptor() ([]byte, []int) {
+	return file_billing_transaction_v1_settlement_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TransactionListDifference) GetTransactionId() string {
+	if x != nil {
+		return x.TransactionId
+	}
+	return ""
+}
+
+func (x *TransactionListDifference) GetExpectedVersion() int64 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *TransactionListDifference) GetActualVersion() int64 {
+	if x != nil {
+		return x.ActualVersion
+	}
+	return 0
+}
+
 var File_billing_transaction_v1_settlement_proto protoreflect.FileDescriptor
 
 const file_billing_transaction_v1_settlement_proto_rawDesc = "" +
@@ -590,16 +755,26 @@ const file_billing_transaction_v1_settlement_proto_rawDesc = "" +
 	"\x1dFilterOpenTransactionsRequest\x12'\n" +
 	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds\"I\n" +
 	"\x1eFilterOpenTransactionsResponse\x12'\n" +
-	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds*\x89\x01\n" +
+	"\x0ftransaction_ids\x18\x01 \x03(\tR\x0etransactionIds\"5\n" +
+	"\x1dCompareTransactionListRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"\x89\x01\n" +
+	"\x1eCompareTransactionListResponse\x12S\n" +
+	"\vdifferences\x18\x01 \x03(\v21.billing.transaction.v1.TransactionListDifferenceR\vdifferences\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\tR\x04last\"\x94\x01\n" +
+	"\x19TransactionListDifference\x12%\n" +
+	"\x0etransaction_id\x18\x01 \x01(\tR\rtransactionId\x12)\n" +
+	"\x10expected_version\x18\x02 \x01(\x03R\x0fexpectedVersion\x12%\n" +
+	"\x0eactual_version\x18\x03 \x01(\x03R\ractualVersion*\x89\x01\n" +
 	"\x0eSettlementKind\x12\x1f\n" +
 	"\x1bSETTLEMENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18SETTLEMENT_KIND_COMPLETE\x10\x01\x12\x18\n" +
 	"\x14SETTLEMENT_KIND_FAIL\x10\x02\x12\x1e\n" +
-	"\x1aSETTLEMENT_KIND_COMPENSATE\x10\x032\xfa\x02\n" +
+	"\x1aSETTLEMENT_KIND_COMPENSATE\x10\x032\x84\x04\n" +
 	"\x11SettlementService\x12W\n" +
 	"\x06Settle\x12%.billing.transaction.v1.SettleRequest\x1a&.billing.transaction.v1.SettleResponse\x12\x81\x01\n" +
 	"\x14ListOpenTransactions\x123.billing.transaction.v1.ListOpenTransactionsRequest\x1a4.billing.transaction.v1.ListOpenTransactionsResponse\x12\x87\x01\n" +
-	"\x16FilterOpenTransactions\x125.billing.transaction.v1.FilterOpenTransactionsRequest\x1a6.billing.transaction.v1.FilterOpenTransactionsResponseBGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
+	"\x16FilterOpenTransactions\x125.billing.transaction.v1.FilterOpenTransactionsRequest\x1a6.billing.transaction.v1.FilterOpenTransactionsResponse\x12\x87\x01\n" +
+	"\x16CompareTransactionList\x125.billing.transaction.v1.CompareTransactionListRequest\x1a6.billing.transaction.v1.CompareTransactionListResponseBGZEexample.com/billing/proto/gen/go/billing/transaction/v1;transactionv1b\x06proto3"
 
 var (
 	file_billing_transaction_v1_settlement_proto_rawDescOnce sync.Once
@@ -614,7 +789,7 @@ func file_billing_transaction_v1_settlement_proto_rawDescGZIP() []byte {
 }
 
 var file_billing_transaction_v1_settlement_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_billing_transaction_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_billing_transaction_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_billing_transaction_v1_settlement_proto_goTypes = []any{
 	(SettlementKind)(0),                    // 0: billing.transaction.v1.SettlementKind
 	(*Settlement)(nil),                     // 1: billing.transaction.v1.Settlement
@@ -625,22 +800,28 @@ var file_billing_transaction_v1_settlement_proto_goTypes = []any{
 	(*ListOpenTransactionsResponse)(nil),   // 6: billing.transaction.v1.ListOpenTransactionsResponse
 	(*FilterOpenTransactionsRequest)(nil),  // 7: billing.transaction.v1.FilterOpenTransactionsRequest
 	(*FilterOpenTransactionsResponse)(nil), // 8: billing.transaction.v1.FilterOpenTransactionsResponse
+	(*CompareTransactionListRequest)(nil),  // 9: billing.transaction.v1.CompareTransactionListRequest
+	(*CompareTransactionListResponse)(nil), // 10: billing.transaction.v1.CompareTransactionListResponse
+	(*TransactionListDifference)(nil),      // 11: billing.transaction.v1.TransactionListDifference
 }
 var file_billing_transaction_v1_settlement_proto_depIdxs = []int32{
-	0, // 0: billing.transaction.v1.Settlement.kind:type_name -> billing.transaction.v1.SettlementKind
-	1, // 1: billing.transaction.v1.SettleRequest.settlements:type_name -> billing.transaction.v1.Settlement
-	3, // 2: billing.transaction.v1.SettleResponse.results:type_name -> billing.transaction.v1.SettlementResult
-	2, // 3: billing.transaction.v1.SettlementService.Settle:input_type -> billing.transaction.v1.SettleRequest
-	5, // 4: billing.transaction.v1.SettlementService.ListOpenTransactions:input_type -> billing.transaction.v1.ListOpenTransactionsRequest
-	7, // 5: billing.transaction.v1.SettlementService.FilterOpenTransactions:input_type -> billing.transaction.v1.FilterOpenTransactionsRequest
-	4, // 6: billing.transaction.v1.SettlementService.Settle:output_type -> billing.transaction.v1.SettleResponse
-	6, // 7: billing.transaction.v1.SettlementService.ListOpenTransactions:output_type -> billing.transaction.v1.ListOpenTransactionsResponse
-	8, // 8: billing.transaction.v1.SettlementService.FilterOpenTransactions:output_type -> billing.transaction.v1.FilterOpenTransactionsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	0,  // 0: billing.transaction.v1.Settlement.kind:type_name -> billing.transaction.v1.SettlementKind
+	1,  // 1: billing.transaction.v1.SettleRequest.settlements:type_name -> billing.transaction.v1.Settlement
+	3,  // 2: billing.transaction.v1.SettleResponse.results:type_name -> billing.transaction.v1.SettlementResult
+	11, // 3: billing.transaction.v1.CompareTransactionListResponse.differences:type_name -> billing.transaction.v1.TransactionListDifference
+	2,  // 4: billing.transaction.v1.SettlementService.Settle:input_type -> billing.transaction.v1.SettleRequest
+	5,  // 5: billing.transaction.v1.SettlementService.ListOpenTransactions:input_type -> billing.transaction.v1.ListOpenTransactionsRequest
+	7,  // 6: billing.transaction.v1.SettlementService.FilterOpenTransactions:input_type -> billing.transaction.v1.FilterOpenTransactionsRequest
+	9,  // 7: billing.transaction.v1.SettlementService.CompareTransactionList:input_type -> billing.transaction.v1.CompareTransactionListRequest
+	4,  // 8: billing.transaction.v1.SettlementService.Settle:output_type -> billing.transaction.v1.SettleResponse
+	6,  // 9: billing.transaction.v1.SettlementService.ListOpenTransactions:output_type -> billing.transaction.v1.ListOpenTransactionsResponse
+	8,  // 10: billing.transaction.v1.SettlementService.FilterOpenTransactions:output_type -> billing.transaction.v1.FilterOpenTransactionsResponse
+	10, // 11: billing.transaction.v1.SettlementService.CompareTransactionList:output_type -> billing.transaction.v1.CompareTransactionListResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_billing_transaction_v1_settlement_proto_init() }
@@ -654,7 +835,7 @@ func file_billing_transaction_v1_settlement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_billing_transaction_v1_settlement_proto_rawDesc), len(file_billing_transaction_v1_settlement_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	SettlementService_Settle_FullMethodName                 = "/billing.transaction.v1.SettlementService/Settle"
 	SettlementService_ListOpenTransactions_FullMethodName   = "/billing.transaction.v1.SettlementService/ListOpenTransactions"
 	SettlementService_FilterOpenTransactions_FullMethodName = "/billing.transaction.v1.SettlementService/FilterOpenTransactions"
+	SettlementService_CompareTransactionList_FullMethodName = "/billing.transaction.v1.SettlementService/CompareTransactionList"
 )
 
 // SettlementServiceClient is the client API for SettlementService service.
@@ -36,6 +37,9 @@ type SettlementServiceClient interface {
 	ListOpenTransactions(ctx context.Context, in *ListOpenTransactionsRequest, opts ...grpc.CallOption) (*ListOpenTransactionsResponse, error)
 	// FilterOpenTransactions says which of these transactions have not ended: never stale.
 	FilterOpenTransactions(ctx context.Context, in *FilterOpenTransactionsRequest, opts ...grpc.CallOption) (*FilterOpenTransactionsResponse, error)
+	// CompareTransactionList compares a page of the list of transactions with their events, and gives rows that are on
+	// their way some seconds to arrive.
+	CompareTransactionList(ctx context.Context, in *CompareTransactionListRequest, opts ...grpc.CallOption) (*CompareTransactionListResponse, error)
 }
 
 type settlementServiceClient struct {
@@ -76,6 +80,16 @@ func (c *settlementServiceClient) FilterOpenTransactions(ctx context.Context, in
 	return out, nil
 }
 
+func (c *settlementServiceClient) CompareTransactionList(ctx context.Context, in *CompareTransactionListRequest, opts ...grpc.CallOption) (*CompareTransactionListResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareTransactionListResponse)
+	err := c.cc.Invoke(ctx, SettlementService_CompareTransactionList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SettlementServiceServer is the server API for SettlementService service.
 // All implementations must embed UnimplementedSettlementServiceServer
 // for forward compatibility.
@@ -88,6 +102,9 @@ type SettlementServiceServer interface {
 	ListOpenTransactions(context.Context, *ListOpenTransactionsRequest) (*ListOpenTransactionsResponse, error)
 	// FilterOpenTransactions says which of these transactions have not ended: never stale.
 	FilterOpenTransactions(context.Context, *FilterOpenTransactionsRequest) (*FilterOpenTransactionsResponse, error)
+	// CompareTransactionList compares a page of the list of transactions with their events, and gives rows that are on
+	// their way some seconds to arrive.
+	CompareTransactionList(context.Context, *CompareTransactionListRequest) (*CompareTransactionListResponse, error)
 	mustEmbedUnimplementedSettlementServiceServer()
 }
 
@@ -106,6 +123,9 @@ func (UnimplementedSettlementServiceServer) ListOpenTransactions(context.Context
 }
 func (UnimplementedSettlementServiceServer) FilterOpenTransactions(context.Context, *FilterOpenTransactionsRequest) (*FilterOpenTransactionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FilterOpenTransactions not implemented")
+}
+func (UnimplementedSettlementServiceServer) CompareTransactionList(context.Context, *CompareTransactionListRequest) (*CompareTransactionListResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompareTransactionList not implemented")
 }
 func (UnimplementedSettlementServiceServer) mustEmbedUnimplementedSettlementServiceServer() {}
 func (UnimplementedSettlementServiceServer) testEmbeddedByValue()                           {}
@@ -182,6 +202,24 @@ func _SettlementService_FilterOpenTransactions_Handler(srv interface{}, ctx cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SettlementService_CompareTransactionList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareTransactionListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SettlementServiceServer).CompareTransactionList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SettlementService_CompareTransactionList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SettlementServiceServer).CompareTransactionList(ctx, req.(*CompareTransactionListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SettlementService_ServiceDesc is the grpc.ServiceDesc for SettlementService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +238,10 @@ var SettlementService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FilterOpenTransactions",
 			Handler:    _SettlementService_FilterOpenTransactions_Handler,
+		},
+		{
+			MethodName: "CompareTransactionList",
+			Handler:    _SettlementService_CompareTransactionList_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
