@@ -12,6 +12,7 @@ import (
 
 	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/progress"
 )
 
 // lanesMax is how many requeued lanes are handed out under one lock.
@@ -26,6 +27,7 @@ func (i *Inbox) Run(ctx context.Context) error {
 	retry.InitialInterval, retry.MaxInterval = i.RetryPause, i.RetryMax
 	cleaned := time.Now()
 	for ctx.Err() == nil {
+		progress.Beat(ctx)
 		wait := i.PollInterval
 		moved, err := i.handOut(ctx)
 		switch {

@@ -15,6 +15,7 @@ import (
 
 	"example.com/billing/pkg/failpoint"
 	"example.com/billing/pkg/kafka"
+	"example.com/billing/pkg/progress"
 )
 
 // Publisher sends a batch in order and returns how many of its leading messages are acknowledged. An error that is a
@@ -90,6 +91,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.pause, r.cleaned = backoff.NewExponentialBackOff(), time.Now()
 	r.pause.InitialInterval, r.pause.MaxInterval = 100*time.Millisecond, r.RetryMax
 	for ctx.Err() == nil {
+		progress.Beat(ctx)
 		wait := r.PollInterval
 		err := r.hold(ctx)
 		switch {
@@ -124,6 +126,7 @@ func (r *Relay) hold(ctx context.Context) error {
 	}()
 	renewed := time.Now()
 	for ctx.Err() == nil {
+		progress.Beat(ctx)
 		moved, err := r.work(ctx, &l)
 		if err != nil {
 			return err

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"example.com/billing/pkg/progress"
 )
 
 // stopTimeout bounds a whole orderly stop.
@@ -34,6 +36,7 @@ type App struct {
 	cancel context.CancelCauseFunc
 	stops  []stop
 	hosts  hosts // of databases
+	loops  progress.Loops
 }
 
 type stop struct {
@@ -71,6 +74,28 @@ func (a *App) Go(name string, f func(ctx context.Context) error) {
 		return await(until, wg.Wait)
 	})
 }
+
+// Limits of a loop's turn: the service is not ready while one lasts for longer, and not alive after aliveTimes as long.
+const (
+	loopLimit  = time.Minute
+	aliveTimes = 5
+)
+
+// Loop runs a loop in the background, as Go does. It says by progress.Beat when a turn begins: a service with a loop that stands
+// still is not ready.
+func (a *App) Loop(name string, loop func(ctx context.Context) error) {
+	l := a.NewLoop(name)
+	a.Go(name, func(ctx context.Context) error { return l.Run(ctx, loop) })
+}
+
+// NewLoop adds a loop that the caller runs.
+func (a *App) NewLoop(name string) *progress.Loop { return a.loops.Add(name, loopLimit) }
+
+// Progress is the check that no loop stands still.
+func (a *App) Progress(context.Context) error { return a.loops.Stuck(1) }
+
+// Alive is the check that no loop has stood still for so long that only a new process can help.
+func (a *App) Alive(context.Context) error { return a.loops.Stuck(aliveTimes) }
 
 // Retry runs f until it succeeds, with a growing pause up to 5 s, or the app has to stop.
 func (a *App) Retry(ctx context.Context, what string, f func(context.Context) error) error {

@@ -251,6 +251,39 @@ func TestACheckThatHangsFails(t *testing.T) {
 	})
 }
 
+// A loop that stands still has the service not ready, and not alive if that lasts. One that rests between its turns is fine.
+func TestALoopThatStandsStillIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(t.Context())
+		hang := make(chan struct{})
+		a.Loop("sweep", func(ctx context.Context) error {
+			return run.Every(ctx, 10*time.Minute, a.Log, "sweep", func(context.Context) error { <-hang; return nil })
+		})
+		for _, step := range []struct {
+			wait         time.Duration
+			ready, alive bool
+		}{
+			{30 * time.Second, true, true}, {9 * time.Minute, true, true}, // it waits for its first turn
+			{2 * time.Minute, false, true},
+			{5 * time.Minute, false, false},
+		} {
+			time.Sleep(step.wait) // on the bubble's clock
+			ready, alive := a.Progress(t.Context()), a.Alive(t.Context())
+			if (ready == nil) != step.ready || (alive == nil) != step.alive {
+				t.Errorf("%s later: %v, %v", step.wait, ready, alive)
+			}
+		}
+		close(hang)
+		synctest.Wait()
+		if err := a.Progress(t.Context()); err != nil {
+			t.Errorf("it goes on: %v", err)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A request under way when the app stops is answered; later ones are not.
 func TestHTTPRequestsUnderWayAreAnswered(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

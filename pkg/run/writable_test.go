@@ -3,6 +3,7 @@ package run_test
 import (
 	"log/slog"
 	"testing"
+	"time"
 
 	"example.com/billing/pkg/pgtest"
 	"example.com/billing/pkg/pgwritable"
@@ -13,7 +14,7 @@ import (
 func TestPostgresNoticesRefusedWrites(t *testing.T) {
 	app := run.NewApp(t.Context(), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = app.Close() })
-	pool, err := app.Postgres(run.Database{DSN: pgtest.DSN(t), Limit: 10 * time.Second})
+	pool, err := app.Postgres(run.Database{DSN: pgtest.DSN(t), Limit: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

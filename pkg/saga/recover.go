@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"example.com/billing/pkg/page"
+	"example.com/billing/pkg/progress"
 )
 
 // pageMax is how many sagas are taken up at a time.
@@ -16,9 +17,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.looking.Add(1)
 	defer e.looking.Add(-1)
 	for {
+		progress.Beat(ctx)
 		if err := e.recover(ctx); err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("saga recovery", "error", err)
 		}
+		progress.Rest(ctx)
 		select {
 		case <-time.After(e.cfg.RecoverEvery):
 		case <-e.now:

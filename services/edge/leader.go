@@ -150,6 +150,7 @@ func (s *Standby) serve(app *run.App, background *sync.WaitGroup, failed chan<- 
 	f.server = rpc.NewForwarder(f.leader)
 	healthv1.RegisterHealthServer(f.server, f.health)
 	f.health.SetServingStatus(Accepting, healthv1.HealthCheckResponse_SERVING)
+	f.health.SetServingStatus(Alive, healthv1.HealthCheckResponse_SERVING)
 	l, err := app.Listen(s.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("serve gRPC: %w", err)

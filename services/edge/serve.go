@@ -32,6 +32,10 @@ func TakesWrites(pool *pgxpool.Pool) run.Check {
 	return func(ctx context.Context) error { return pgwritable.Check(ctx, pool) }
 }
 
+// Alive is the name whose health says that no loop of the process has stood still for minutes. One that is not is to be
+// started anew.
+const Alive = "alive"
+
 // Serve serves the service's API, outbox stats, health and metrics until the app has to stop, and stops it.
 func Serve(app *run.App, s Serving) error {
 	catalog, err := Catalog()
@@ -48,10 +52,17 @@ func Serve(app *run.App, s Serving) error {
 		return err
 	}
 	checks := maps.Clone(s.Checks)
-	app.Watch(server.Health, History, map[string]run.Check{History: checks[History]})
-	delete(checks, History)
+	if checks == nil {
+		checks = map[string]run.Check{}
+	}
+	if whole := checks[History]; whole != nil {
+		app.Watch(server.Health, History, map[string]run.Check{History: whole})
+		delete(checks, History)
+	}
+	checks["progress"] = app.Progress
 	app.Watch(server.Health, "", checks)
-	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": TakesWrites(s.Pool)})
+	app.Watch(server.Health, Alive, map[string]run.Check{"progress": app.Alive})
+	app.Watch(server.Health, Accepting, map[string]run.Check{"postgres": TakesWrites(s.Pool), "progress": app.Progress})
 	if err := app.Serve(s.Addr, server.Server, server.Health); err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 	if err := measureLosses(app.Metrics, consumers); err != nil {
 		return nil, err
 	}
+	relaying, handingOut := app.NewLoop("outbox relay"), app.NewLoop("requeued messages")
 	app.Go("kafka", func(ctx context.Context) error {
 		err := app.Retry(ctx, "set up Kafka topics", func(ctx context.Context) error { return kafka.EnsureTopics(ctx, cfg, s.topics(prefix)...) })
 		if err != nil {
@@ -100,9 +101,9 @@ func (s Stream) Start(app *run.App) (map[string]run.Check, error) {
 		}
 		var g errgroup.Group
 		if s.Events.Log == nil { // else the log is the topic
-			g.Go(func() error { return relay.Run(ctx) })
+			g.Go(func() error { return relaying.Run(ctx, relay.Run) })
 		}
-		g.Go(func() error { return box.Run(ctx) })
+		g.Go(func() error { return handingOut.Run(ctx, box.Run) })
 		for _, c := range consumers {
 			g.Go(func() error { return c.Run(ctx) })
 		}

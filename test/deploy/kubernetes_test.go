@@ -150,10 +150,15 @@ func checkProbes(t *testing.T, name string, container corev1.Container) {
 			container.LivenessProbe.HTTPGet == nil || container.LivenessProbe.HTTPGet.Path != "/healthz" {
 			t.Errorf("%s: probes %v, %v", name, container.ReadinessProbe, container.LivenessProbe)
 		}
-	} else if probe := container.ReadinessProbe.GRPC; probe == nil || probe.Service == nil || *probe.Service != edge.Accepting || container.LivenessProbe.GRPC != nil {
-		// NOT_SERVING says that Postgres is away: a reason to send no calls, none to restart.
-		t.Errorf("%s: probes %v, %v; want readiness by the health of accepting, liveness by another", name, container.ReadinessProbe, container.LivenessProbe)
+	} else if !asks(container.ReadinessProbe, edge.Accepting) || !asks(container.LivenessProbe, edge.Alive) {
+		// Accepting is NOT_SERVING while Postgres is away: a reason to send no calls, none to restart.
+		t.Errorf("%s: probes %v, %v", name, container.ReadinessProbe, container.LivenessProbe)
 	}
+}
+
+// asks tells whether a probe asks for the health of a name.
+func asks(probe *corev1.Probe, name string) bool {
+	return probe.GRPC != nil && probe.GRPC.Service != nil && *probe.GRPC.Service == name
 }
 
 // containerPort is the number of a port given by number or name, or "" if the container does not have it.

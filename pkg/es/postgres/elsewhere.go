@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/pkg/es"
+	"example.com/billing/pkg/progress"
 )
 
 const (
@@ -73,8 +74,10 @@ func (s *Store) TellOfOthers(ctx context.Context, log *slog.Logger, wanted func(
 		case <-tick.C:
 		}
 		if !wanted() {
+			progress.Rest(ctx)
 			continue
 		}
+		progress.Beat(ctx)
 		events, err := s.lookElsewhere(ctx)
 		if ctx.Err() != nil {
 			return nil

@@ -78,7 +78,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	if store.Replica == nil { // else nobody else commits
-		app.Go("others' commits", func(ctx context.Context) error {
+		app.Loop("others' commits", func(ctx context.Context) error {
 			return store.Tables.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
 				executor.Forget(events)
 				watches.Hub.Notify(events)
@@ -109,8 +109,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	transactions := clients.NewTransactions(transactionConn)
 	closing := &api.Closing{Executor: executor, Open: transactions.OpenOf, Accounts: accounts.Closing, Log: app.Log}
-	app.Go("closing of accounts", closing.Run)
-	app.Go("roll-up of the books", func(ctx context.Context) error {
+	app.Loop("closing of accounts", closing.Run)
+	app.Loop("roll-up of the books", func(ctx context.Context) error {
 		return run.Every(ctx, books.RollUpEvery, app.Log, "roll up the books", func(ctx context.Context) error { return books.RollUpAll(ctx, background) })
 	})
 	server := api.New(api.Parts{

@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 	}
 	app.OnStop("sagas", engine.Stop)
-	app.Go("saga recovery", engine.Run)
+	app.Loop("saga recovery", engine.Run)
 
 	var bus cqrs.EventBus
 	bus.OnSaga("sagas", orchestrator.TransactionType, registry.Triggers(), func(ctx context.Context, events []es.Event) error {

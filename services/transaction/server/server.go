@@ -82,7 +82,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	app.Go("others' commits", func(ctx context.Context) error {
+	app.Loop("others' commits", func(ctx context.Context) error {
 		return store.TellOfOthers(ctx, app.Log, func() bool { return executor.Used() || watches.Hub.Waiting() > 0 }, func(events []es.Event) {
 			executor.Forget(events)
 			watches.Hub.Notify(events)
@@ -96,7 +96,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"transactions": transactions.Rebuild(espg.New(background, espg.Options{}))}}
-	app.Go("sweep", sweep.Sweep{
+	app.Loop("sweep", sweep.Sweep{
 		Pending: transactions.PendingSince, Load: store.Load, Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
 	}.Run)
 	var bus cqrs.EventBus
@@ -120,7 +120,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	server := api.New(api.Parts{
 		Executor: executor, Store: store, Watches: watches, Accounts: accounts, List: transactions, Currencies: currencies, Secret: secret, Admission: control,
 	})
-	app.Go("expiry of holds", (&api.Expiry{Server: server, Log: app.Log}).Run)
+	app.Loop("expiry of holds", (&api.Expiry{Server: server, Log: app.Log}).Run)
 	return edge.Serve(app, edge.Serving{
 		Service: "transaction", Addr: cfg.Addr, Common: cfg.Common, Pool: pool, Checks: checks,
 		Register: func(r grpc.ServiceRegistrar) { server.Register(r); models.Register(r) },
