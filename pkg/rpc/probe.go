@@ -20,6 +20,7 @@ import (
 const (
 	probeEvery   = time.Second
 	probeTimeout = 3 * time.Second
+	starvedBy    = 250 * time.Millisecond // by which a timer of an overloaded process is late
 )
 
 // Probed has a client leave peers that do not answer within 5 s. [Dial] has it.
@@ -92,12 +93,14 @@ func (p *prober) probe(ctx context.Context, address string, to *peerConns) {
 		case <-ctx.Done():
 			return
 		}
-		begun := time.Now().UnixNano()
+		begun := time.Now()
 		asking, cancel := context.WithTimeout(ctx, probeTimeout)
 		_, err := healthv1.NewHealthClient(conn).Check(asking, &healthv1.HealthCheckRequest{})
 		cancel()
 		// A peer that refuses a further connection is stopping, and answers what it has begun. Any other answer is one.
-		if status.Code(err) == codes.DeadlineExceeded && to.heard.Load() < begun && ctx.Err() == nil {
+		// A process that is itself starved of time learns nothing from an answer that did not come.
+		starved := time.Since(begun) > probeTimeout+starvedBy
+		if status.Code(err) == codes.DeadlineExceeded && to.heard.Load() < begun.UnixNano() && !starved && ctx.Err() == nil {
 			p.giveUp(to)
 		}
 	}
