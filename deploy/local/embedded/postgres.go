@@ -33,6 +33,9 @@ type PostgresOptions struct {
 	// billing/postgres-<version> in the user's cache directory, or for root
 	// /var/cache/billing/postgres-<version>.
 	CacheDir string
+	// Env is added to the environment of the server, such as a preloaded
+	// library that gives it another clock.
+	Env []string
 	// Logf receives progress in plain sentences; nil is silence.
 	Logf func(format string, args ...any)
 }
@@ -122,7 +125,7 @@ func startOwnPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err 
 	} else if err := stopLeftover(ctx, data, logf); err != nil {
 		return nil, fmt.Errorf("stop the server left over from before: %w", err)
 	}
-	s, err := launch(ctx, bin, acct, dir, pw, logf)
+	s, err := launch(ctx, bin, acct, dir, pw, o.Env, logf)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +164,14 @@ func (p *Postgres) PID() int {
 		return 0
 	}
 	return p.server.cmd.Process.Pid
+}
+
+// Bin answers the directory of the server's binaries; empty if the server is not ours.
+func (p *Postgres) Bin() string {
+	if p.server == nil {
+		return ""
+	}
+	return filepath.Dir(p.server.cmd.Path)
 }
 
 // Done is closed when the server has exited, whoever stopped it; Stop is

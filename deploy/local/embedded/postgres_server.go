@@ -34,7 +34,7 @@ type server struct {
 // launch starts the server and waits until it answers. Another process may
 // take the port between our choosing it and Postgres binding it, and the
 // backends of a killed server may hold its memory for a moment: then try again.
-func launch(ctx context.Context, b binaries, acct account, dir, pw string, logf func(string, ...any)) (*server, error) {
+func launch(ctx context.Context, b binaries, acct account, dir, pw string, env []string, logf func(string, ...any)) (*server, error) {
 	data, portFile := filepath.Join(dir, "postgres"), filepath.Join(dir, "postgres.port")
 	for attempt := 1; ; attempt++ {
 		port, err := choosePort(portFile)
@@ -46,7 +46,7 @@ func launch(ctx context.Context, b binaries, acct account, dir, pw string, logf 
 			return nil, fmt.Errorf("open the log: %w", err)
 		}
 		from, _ := log.Seek(0, io.SeekEnd)
-		s, err := spawn(b, acct, data, port, log)
+		s, err := spawn(b, acct, data, port, env, log)
 		if err == nil {
 			err = s.ready(ctx, pw, data)
 		}
@@ -74,7 +74,7 @@ func launch(ctx context.Context, b binaries, acct account, dir, pw string, logf 
 	}
 }
 
-func spawn(b binaries, acct account, data string, port int, log *os.File) (*server, error) {
+func spawn(b binaries, acct account, data string, port int, env []string, log *os.File) (*server, error) {
 	args := []string{"-D", data}
 	for _, setting := range []string{
 		"listen_addresses=127.0.0.1",
@@ -97,7 +97,7 @@ func spawn(b binaries, acct account, data string, port int, log *os.File) (*serv
 	}
 	cmd := exec.Command(filepath.Join(b.dir, "postgres"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = cleanEnv()
+	cmd.Env = append(cleanEnv(), env...)
 	cmd.Dir = data
 	acct.run(cmd)
 	if err := cmd.Start(); err != nil {
