@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"example.com/billing/deploy/local/embedded"
 )
 
 // Mode says whether there is a standby, and what a commit waits for.
@@ -90,6 +92,15 @@ func Start(ctx context.Context, o Options) (_ *Pair, err error) {
 	}
 	return p, p.addStandby(ctx, o.Mode)
 }
+
+// Adopt makes a pair of a server that runs already on its data directory, in mode Alone; AddStandby gives it a standby in dir. Clients
+// come through the proxy given, which leads to the server. The pair is not to be closed: its parts belong to the caller.
+func Adopt(pg *embedded.Postgres, data, dir string, clients *Proxy) *Pair {
+	return &Pair{Primary: &Server{Name: "primary", dir: data, pg: pg}, Clients: clients, dir: dir}
+}
+
+// AddStandby gives an adopted server a standby, and waits until it follows.
+func (p *Pair) AddStandby(ctx context.Context, mode Mode) error { return p.addStandby(ctx, mode) }
 
 // addStandby gives the primary a standby, and waits until it follows.
 func (p *Pair) addStandby(ctx context.Context, mode Mode) (err error) {
@@ -219,7 +230,11 @@ func HoldSnapshot(ctx context.Context, dsn string) (release func() error, err er
 		// The first statement takes the snapshot.
 		err = conn.QueryRow(ctx, "SELECT now() FROM pg_class LIMIT 1").Scan(&now)
 	}
-	release = func() error { return conn.Close(context.WithoutCancel(ctx)) }
+	release = func() error {
+		brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the server may be frozen
+		defer cancel()
+		return conn.Close(brief)
+	}
 	if err != nil {
 		return nil, errors.Join(err, release())
 	}

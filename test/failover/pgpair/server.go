@@ -47,6 +47,12 @@ func (s *Server) Start(ctx context.Context, env ...string) error {
 	return nil
 }
 
+// Postgres is the running server.
+func (s *Server) Postgres() *embedded.Postgres { return s.pg }
+
+// Dir is the folder that its data directory is in.
+func (s *Server) Dir() string { return s.dir }
+
 // DSN is a database's address on this very server.
 func (s *Server) DSN(database string) string { return s.pg.DSN(database) }
 
