@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/test/failover/pgpair"
 	"example.com/billing/test/process"
 )
 
@@ -66,6 +67,7 @@ type cluster struct {
 	nodes map[string]node   // services, postgres, kafka
 	links map[string]*link  // by "from>to"
 	locks map[string]*sync.Mutex
+	held  map[string]*snapshot
 
 	postgres *postgresNode
 	kafka    *kafkaNode
@@ -74,7 +76,7 @@ type cluster struct {
 // newCluster chooses the ports, builds the binaries and starts everything; root is the repository's. What it started is stopped
 // by stop, also after an error.
 func newCluster(ctx context.Context, dir, root string, s settings) (*cluster, error) {
-	c := &cluster{dir: dir, store: s.store, addrs: map[string]string{}, nodes: map[string]node{}, links: map[string]*link{}, locks: map[string]*sync.Mutex{}}
+	c := &cluster{dir: dir, store: s.store, addrs: map[string]string{}, nodes: map[string]node{}, links: map[string]*link{}, locks: map[string]*sync.Mutex{}, held: map[string]*snapshot{}}
 	if err := c.wire(root); err != nil {
 		return c, err
 	}
@@ -85,7 +87,7 @@ func newCluster(ctx context.Context, dir, root string, s settings) (*cluster, er
 	if err := errors.Join(built, <-infra, <-infra); err != nil {
 		return c, err
 	}
-	if err := c.postgres.pg.EnsureDatabases(ctx, system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase); err != nil {
+	if err := c.postgres.server().EnsureDatabases(ctx, system.AccountDatabase, system.TransactionDatabase, system.SagaDatabase); err != nil {
 		return c, err
 	}
 	for _, name := range services {
@@ -107,6 +109,9 @@ func (c *cluster) wire(root string) error {
 	}
 	port := func() int { p := ports[0]; ports = ports[1:]; return p }
 	c.postgres = &postgresNode{dir: c.dir, port: port()}
+	if c.postgres.front, err = pgpair.NewProxy(context.Background(), local(c.postgres.port)); err != nil {
+		return err
+	}
 	kafkaPort := port()
 	for _, name := range services {
 		c.addrs[name] = local(port())
@@ -125,7 +130,7 @@ func (c *cluster) wire(root string) error {
 		own, told := port(), port()
 		listeners = append(listeners, listener{port: own, advertised: told})
 		err := errors.Join(
-			c.link(newLink(proxies, name, postgres, local(port()), local(c.postgres.port))),
+			c.link(newLink(proxies, name, postgres, local(port()), c.postgres.front.Addr())),
 			c.link(newLink(proxies, name, kafka, local(told), local(own))),
 		)
 		if err != nil {
@@ -141,6 +146,9 @@ func (c *cluster) wire(root string) error {
 	}
 	for name := range c.links {
 		c.locks[name] = &sync.Mutex{}
+	}
+	for _, name := range snapshots {
+		c.locks[name], c.held[name] = &sync.Mutex{}, &snapshot{c: c, database: strings.TrimPrefix(name, "snapshot of ")}
 	}
 	return nil
 }
@@ -213,7 +221,7 @@ func freePorts(n int) ([]int, error) {
 }
 
 // dsn is a database's address without a proxy.
-func (c *cluster) dsn(database string) string { return c.postgres.pg.DSN(database) }
+func (c *cluster) dsn(database string) string { return c.postgres.server().DSN(database) }
 
 // brokers are Kafka's addresses without a proxy.
 func (c *cluster) brokers() []string { return []string{local(c.kafka.port)} }

@@ -118,6 +118,10 @@ func (f fault) begin(c *cluster, target string) error {
 		return c.links[target].cut()
 	case "delay":
 		return c.links[target].slow(f.slow)
+	case "hold":
+		return c.held[target].hold()
+	case "replace":
+		return c.postgres.replace()
 	default: // hang, isolate
 		return c.links[target].hang()
 	}
@@ -129,6 +133,10 @@ func (f fault) end(c *cluster, target string) error {
 		return c.nodes[target].Start()
 	case "pause":
 		return c.nodes[target].Resume()
+	case "hold":
+		return c.held[target].release()
+	case "replace":
+		return c.postgres.retire()
 	default:
 		return c.links[target].heal()
 	}

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"example.com/billing/deploy/local/embedded"
+	"example.com/billing/test/failover/pgpair"
 	"example.com/billing/test/process"
 )
 
@@ -24,8 +26,19 @@ const startMax = 5 * time.Minute
 type postgresNode struct {
 	dir   string
 	port  int
-	pg    *embedded.Postgres
-	still []int // what pause has stopped
+	still []int         // what pause has stopped
+	front *pgpair.Proxy // where the links lead to, whichever server is behind it
+
+	mu      sync.Mutex
+	pg      *embedded.Postgres
+	retired *pgpair.Server // was replaced, and is frozen
+}
+
+// server is the one that runs now.
+func (n *postgresNode) server() *embedded.Postgres {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pg
 }
 
 func (n *postgresNode) Start() error {
@@ -43,7 +56,9 @@ func (n *postgresNode) Start() error {
 	if err != nil {
 		return err
 	}
+	n.mu.Lock()
 	n.pg = pg
+	n.mu.Unlock()
 	if !strings.Contains(pg.DSN("postgres"), ":"+strconv.Itoa(n.port)+"/") {
 		return fmt.Errorf("postgres is not on port %d: somebody took it", n.port)
 	}
@@ -113,7 +128,7 @@ func (n *postgresNode) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), process.StopMax)
 	defer cancel()
-	return errors.Join(n.Resume(), n.pg.Stop(ctx))
+	return errors.Join(n.Resume(), n.retire(), n.pg.Stop(ctx))
 }
 
 // kafkaNode is the one Apache Kafka. Each client has a listener of its own, which it is told to come through a proxy of its own

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"example.com/billing/deploy/local/system"
 )
 
 // The schedule is a function of seed and duration alone.
@@ -14,7 +16,8 @@ import (
 type kind string
 
 // The kinds. "kill" is kill -9 and a restart, "pause" is SIGSTOP and SIGCONT; a cut closes connections and refuses new ones, a hang
-// lets them stand with nothing getting through, a delay slows them down; isolate hangs all of one process's connections.
+// lets them stand with nothing getting through, a delay slows them down; isolate hangs all of one process's connections; a snapshot that is held open
+// keeps the database from pruning what has changed since. "replace" freezes Postgres for good and promotes its synchronous standby.
 const (
 	killAccount     kind = "kill account"
 	killTransaction kind = "kill transaction"
@@ -34,6 +37,8 @@ const (
 	delayPostgres   kind = "delay postgres"
 	delayKafka      kind = "delay kafka"
 	isolate         kind = "isolate"
+	holdSnapshot    kind = "hold snapshot"
+	replacePostgres kind = "replace postgres"
 )
 
 // span is from what to what a fault of a kind lasts; of a kill, how long the process is away.
@@ -65,6 +70,8 @@ var kindsOfFaults = []struct {
 	{delayPostgres, span{1 * time.Second, 6 * time.Second}},
 	{delayKafka, span{1 * time.Second, 6 * time.Second}},
 	{isolate, span{6 * time.Second, leaseMax}},
+	{holdSnapshot, span{3 * time.Second, leaseMax}},
+	{replacePostgres, span{3 * time.Second, leaseMax}},
 }
 
 // fault is one entry of the schedule.
@@ -166,12 +173,14 @@ func draw(rng *rand.Rand, k kind) []string {
 		return one(pairs[k])
 	case killGateway:
 		return []string{gateway}
-	case killPostgres:
+	case killPostgres, replacePostgres:
 		return []string{postgres}
 	case killKafka:
 		return []string{kafka}
 	case pauseShort, pauseLong:
 		return one(append([]string{postgres, kafka}, services...))
+	case holdSnapshot:
+		return one(snapshots)
 	case isolate:
 		return linksOf(one(services[:6])[0])
 	case cutService, hangService, delayService:
@@ -181,6 +190,11 @@ func draw(rng *rand.Rand, k kind) []string {
 	default: // cutKafka, hangKafka, delayKafka
 		return one(linkNames(toKafka))
 	}
+}
+
+// snapshots are the targets of holdSnapshot, one for each database. They are none of the processes: other faults may come meanwhile.
+var snapshots = []string{
+	"snapshot of " + system.AccountDatabase, "snapshot of " + system.TransactionDatabase, "snapshot of " + system.SagaDatabase,
 }
 
 // linkNames lists the links to a medium, in a fixed order.
