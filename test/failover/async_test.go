@@ -149,7 +149,9 @@ func TestTransactionsThatAreBackAsPendingEnd(t *testing.T) {
 	s := newStack(t, pgpair.Options{}, map[string]pgpair.Options{system.TransactionDatabase: {Mode: pgpair.Async}})
 	transactions := s.pairs[system.TransactionDatabase]
 	c := s.cast()
-	payment := object{"idempotencyKey": uuid.NewString(), "customerAccountId": c.one, "merchantAccountId": c.other, "amount": "20.00", "currency": "USD"}
+	payment := object{
+		"idempotencyKey": uuid.NewString(), "customerAccountId": c.one, "merchantAccountId": c.other, "amount": "20.00", "currency": "USD",
+	}
 	paid := s.complete(0, "payment", payment)
 	s.each("saga", (*process.Process).Pause)
 	var ids []string
