@@ -122,6 +122,8 @@ func (f fault) begin(c *cluster, target string) error {
 		return c.held[target].hold()
 	case "replace":
 		return c.postgres.replace()
+	case "jump":
+		return c.postgres.misclock(clockAhead)
 	default: // hang, isolate
 		return c.links[target].hang()
 	}
@@ -137,6 +139,8 @@ func (f fault) end(c *cluster, target string) error {
 		return c.held[target].release()
 	case "replace":
 		return c.postgres.retire()
+	case "jump": // back
+		return errors.Join(c.postgres.Kill(), c.postgres.Start())
 	default:
 		return c.links[target].heal()
 	}

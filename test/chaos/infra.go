@@ -41,7 +41,20 @@ func (n *postgresNode) server() *embedded.Postgres {
 	return n.pg
 }
 
-func (n *postgresNode) Start() error {
+// Start starts Postgres, or starts it again.
+func (n *postgresNode) Start() error { return n.start() }
+
+// misclock starts Postgres again with a clock that is ahead.
+func (n *postgresNode) misclock(d time.Duration) error {
+	env, err := pgpair.Clock(d)
+	if err != nil {
+		return err
+	}
+	return errors.Join(n.Kill(), n.start(env...))
+}
+
+// start starts Postgres with more in its environment.
+func (n *postgresNode) start(env ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startMax)
 	defer cancel()
 	if n.pg != nil {
@@ -52,7 +65,7 @@ func (n *postgresNode) Start() error {
 	if err := writePort(n.dir, "postgres.port", n.port); err != nil {
 		return err
 	}
-	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Bin: os.Getenv("BILLING_POSTGRES_BIN"), DataDir: n.dir})
+	pg, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Bin: os.Getenv("BILLING_POSTGRES_BIN"), DataDir: n.dir, Env: env})
 	if err != nil {
 		return err
 	}

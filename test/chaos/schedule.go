@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/test/failover/pgpair"
 )
 
 // The schedule is a function of seed and duration alone.
@@ -39,7 +40,11 @@ const (
 	isolate         kind = "isolate"
 	holdSnapshot    kind = "hold snapshot"
 	replacePostgres kind = "replace postgres"
+	jumpClock       kind = "jump clock"
 )
+
+// clockAhead is how far the clock of Postgres jumps: more than a lease (5 s), less than what a run waits for.
+const clockAhead = 20 * time.Second
 
 // span is from what to what a fault of a kind lasts; of a kill, how long the process is away.
 type span struct{ least, most time.Duration }
@@ -47,11 +52,21 @@ type span struct{ least, most time.Duration }
 // leaseMax is longer than every lease (5 s) and than Kafka's session of a consumer (10 s).
 const leaseMax = 13 * time.Second
 
-// kindsOfFaults are the kinds in a fixed order, with how long they last.
-var kindsOfFaults = []struct {
+// lasting is a kind and how long its faults last.
+type lasting struct {
 	kind kind
 	span span
-}{
+}
+
+// kindsOfFaults are the kinds in a fixed order. A clock can only jump where libfaketime is installed.
+var kindsOfFaults = func() []lasting {
+	if _, err := pgpair.Clock(clockAhead); err != nil {
+		return kindsAnywhere
+	}
+	return append(slices.Clip(kindsAnywhere), lasting{jumpClock, span{2 * time.Second, 5 * time.Second}})
+}()
+
+var kindsAnywhere = []lasting{
 	{killAccount, span{200 * time.Millisecond, 3 * time.Second}},
 	{killTransaction, span{200 * time.Millisecond, 3 * time.Second}},
 	{killSaga, span{200 * time.Millisecond, 3 * time.Second}},
@@ -173,7 +188,7 @@ func draw(rng *rand.Rand, k kind) []string {
 		return one(pairs[k])
 	case killGateway:
 		return []string{gateway}
-	case killPostgres, replacePostgres:
+	case killPostgres, replacePostgres, jumpClock:
 		return []string{postgres}
 	case killKafka:
 		return []string{kafka}
