@@ -178,6 +178,8 @@ var emitted = map[string][]string{
 	"rpc_server_duration_seconds_count":  {"method", "code"},
 	"rpc_server_duration_seconds_sum":    {"method", "code"},
 	"outbox_pending_events":              {},
+	"es_incarnation":                     {},
+	"es_lost_events":                     {},
 	"outbox_oldest_pending_seconds":      {},
 	"outbox_parked_events":               {},
 	"inbox_parked_messages":              {},

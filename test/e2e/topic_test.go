@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"example.com/billing/deploy/local/system"
+	"example.com/billing/pkg/outbox"
 	"example.com/billing/services/edge"
 )
 
@@ -152,9 +153,16 @@ func byAggregate(records []*kgo.Record, names map[string]string) {
 	})
 }
 
-// told are a record's headers but for that of the Kafka store, which says when the store took the event.
+// told are a record's headers but for those whose value depends on what else was committed: its place in the log of a database, or when
+// the Kafka store took the event.
 func told(r *kgo.Record) []kgo.RecordHeader {
-	return slices.DeleteFunc(slices.Clone(r.Headers), func(h kgo.RecordHeader) bool { return now.store == edge.StoreKafka && h.Key == "recordedAt" })
+	return slices.DeleteFunc(slices.Clone(r.Headers), func(h kgo.RecordHeader) bool {
+		if now.store == edge.StoreKafka && h.Key == "recordedAt" {
+			return true
+		}
+		place, err := strconv.ParseInt(string(h.Value), 10, 64)
+		return (h.Key == outbox.PositionHeader || h.Key == outbox.IncarnationHeader) && err == nil && place > 0
+	})
 }
 
 func header(r *kgo.Record, key string) string {
