@@ -8,7 +8,11 @@ import (
 	"example.com/billing/pkg/batch"
 )
 
-// load reads aggregates from the store, each with its own result: snapshot where there is one, and the events after it.
+// loadEventsMax is how many events one call of the store loads at most. It bounds memory for streams of any length.
+const loadEventsMax = 4096
+
+// load reads aggregates from the store, each with its own result. It reads all heads at once, and then the events
+// after the snapshots in as few calls as loadEventsMax allows.
 func (x *Executor[S, C]) load(ctx context.Context, ids []string) ([]batch.Result[Root[S]], error) {
 	streams := make([]Stream, len(ids))
 	for i, id := range ids {
@@ -20,28 +24,62 @@ func (x *Executor[S, C]) load(ctx context.Context, ids []string) ([]batch.Result
 	}
 	roots := make([]batch.Result[Root[S]], len(ids))
 	for i, h := range heads {
-		roots[i].Value, roots[i].Err = x.loadOne(ctx, streams[i], h)
+		roots[i].Err = guard(streams[i], func() error { roots[i].Value = x.decider.restore(h); return nil })
 	}
-	return roots, nil
+	for {
+		spans, of := missing(streams, heads, roots)
+		if len(spans) == 0 {
+			return roots, nil
+		}
+		loaded, err := x.store.LoadEach(ctx, spans)
+		if err != nil {
+			return nil, fmt.Errorf("load events: %w", err)
+		}
+		for j, l := range loaded {
+			r := &roots[of[j]]
+			if r.Err = l.Err; r.Err == nil {
+				r.Err = x.fold(&r.Value, spans[j], l.Value)
+			}
+		}
+	}
 }
 
-// loadOne reads one aggregate. A panic in the domain is that aggregate's error: the others of the group go on.
-func (x *Executor[S, C]) loadOne(ctx context.Context, stream Stream, h Head) (r Root[S], err error) {
+// missing are the next events that roots need to get to their heads, and which roots these are.
+func missing[S any](streams []Stream, heads []Head, roots []batch.Result[Root[S]]) (spans []Span, of []int) {
+	left := int64(loadEventsMax)
+	for i, r := range roots {
+		n := min(heads[i].Version-r.Value.Version, left)
+		if r.Err != nil || n <= 0 {
+			continue
+		}
+		spans = append(spans, Span{Stream: streams[i], After: r.Value.Version, Limit: int(n)})
+		of = append(of, i)
+		left -= n
+	}
+	return spans, of
+}
+
+// fold replays a span's events. It returns a *ConflictError if some are missing: the stream then ends earlier than
+// its head said, as after a fail-over that lost events, and has to be read again.
+func (x *Executor[S, C]) fold(r *Root[S], span Span, events []Event) error {
+	if err := guard(span.Stream, func() error { return x.decider.Replay(r, events...) }); err != nil {
+		return err
+	}
+	if want := span.After + int64(span.Limit); r.Version < want {
+		err := &ConflictError{Stream: span.Stream, Expected: want, Actual: r.Version}
+		return fmt.Errorf("load: %w", err)
+	}
+	return nil
+}
+
+// guard makes a panic in the domain the error of one aggregate: the others of the group go on.
+func guard(stream Stream, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("load %s: panicked: %v", stream, p)
 		}
 	}()
-	r = x.decider.restore(h)
-	if r.Version == h.Version {
-		return r, nil
-	}
-	events, err := x.store.Load(ctx, stream, r.Version, 0)
-	if err != nil {
-		return r, fmt.Errorf("load %s: %w", stream, err)
-	}
-	err = x.decider.Replay(&r, events...)
-	return r, err
+	return f()
 }
 
 // findPrior looks up which keys of these units are used already, with the first event of each command that used one.

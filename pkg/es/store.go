@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"example.com/billing/pkg/batch"
 )
 
 // Limits of every store. A larger append is refused with a *LimitError and nothing is written.
@@ -44,6 +46,13 @@ type From struct {
 	Since time.Time // only events recorded at or after this; zero = all
 }
 
+// Span is a part of one stream: the events above version After, at most Limit of them (0 = all).
+type Span struct {
+	Stream Stream
+	After  int64
+	Limit  int
+}
+
 // Scope says what a store can append to atomically.
 type Scope string
 
@@ -64,6 +73,10 @@ type Store interface {
 	AppendBatch(ctx context.Context, items [][]Append) []error
 	// Load returns a stream's events above version after, in order, at most limit of them (0 = all); none if there are none.
 	Load(ctx context.Context, s Stream, after int64, limit int) ([]Event, error)
+	// LoadEach is Load for many streams at the cost of one, with a result for each span, in the order asked. An event that
+	// cannot be read fails its own span only. The error is of the whole: nothing was loaded. The answer is held in memory,
+	// so the caller limits the sum of the spans.
+	LoadEach(ctx context.Context, spans []Span) ([]batch.Result[[]Event], error)
 	// Heads returns the ends of streams, in the order asked.
 	Heads(ctx context.Context, streams []Stream) ([]Head, error)
 	// Snapshot returns the newest snapshot at or below a version of those kept for good, as the head of that time; the zero Head

@@ -22,6 +22,8 @@ func TestStore(t *testing.T, open func(t *testing.T) es.Store) {
 		{"appends and loads", testAppendLoad},
 		{"loads from a version", testLoadFrom},
 		{"loads a limited number", testLoadLimit},
+		{"loads parts of many streams, each with its own result", testLoadEach},
+		{"loads a group of many streams", testLoadMany},
 		{"names expected and actual on a conflict", testConflict},
 		{"checks a version without events", testCheckOnly},
 		{"appends several streams in one step or not at all", testMultiStream},

@@ -247,6 +247,25 @@ func (s *Store) Load(ctx context.Context, stream es.Stream, after int64, limit i
 	return events, err
 }
 
+// LoadEach is es.Store's. It asks once, for all spans, whether this process still leads.
+func (s *Store) LoadEach(ctx context.Context, spans []es.Span) ([]batch.Result[[]es.Event], error) {
+	loaded := make([]batch.Result[[]es.Event], len(spans))
+	err := s.look(ctx, "load", func(st *state) error {
+		for i, span := range spans {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			events, err := st.load(span.Stream, span.After, span.Limit)
+			loaded[i] = batch.Result[[]es.Event]{Value: events, Err: unavailable("load "+span.Stream.String(), err)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return loaded, nil
+}
+
 // Heads is es.Store's.
 func (s *Store) Heads(ctx context.Context, streams []es.Stream) ([]es.Head, error) {
 	heads := make([]es.Head, len(streams))

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/es"
 )
 
@@ -153,9 +154,28 @@ func (s *Store) head(st es.Stream) es.Head {
 func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) ([]es.Event, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return s.load(st, after, limit), ctx.Err()
+}
+
+// LoadEach is es.Store's.
+func (s *Store) LoadEach(ctx context.Context, spans []es.Span) ([]batch.Result[[]es.Event], error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	loaded := make([]batch.Result[[]es.Event], len(spans))
+	for i, span := range spans {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		loaded[i].Value = s.load(span.Stream, span.After, span.Limit)
+	}
+	return loaded, ctx.Err()
+}
+
+// load needs the lock.
+func (s *Store) load(st es.Stream, after int64, limit int) []es.Event {
 	h := s.heads[st]
 	if h == nil || after >= h.Version {
-		return nil, ctx.Err()
+		return nil
 	}
 	var events []es.Event
 	at := h.at[max(after, 0):]
@@ -165,7 +185,7 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) 
 	for _, i := range at {
 		events = append(events, s.events[i])
 	}
-	return events, ctx.Err()
+	return events
 }
 
 // Clock is es.Store's.

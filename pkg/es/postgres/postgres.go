@@ -202,18 +202,25 @@ func (s *Store) query(ctx context.Context, op, sql string, args ...any) ([]es.Ev
 	return events, Classify(op, err)
 }
 
+// eventRow is an event as it is stored.
+type eventRow struct {
+	position int64
+	at       time.Time
+	payload  []byte
+}
+
+func (r *eventRow) event() (es.Event, error) {
+	e, err := es.Decode(r.payload)
+	e.Position, e.RecordedAt = r.position, r.at.UTC()
+	return e, err
+}
+
 func scanEvent(row pgx.CollectableRow) (es.Event, error) {
-	var (
-		position int64
-		at       time.Time
-		payload  []byte
-	)
-	if err := row.Scan(&position, &at, &payload); err != nil {
+	var r eventRow
+	if err := row.Scan(&r.position, &r.at, &r.payload); err != nil {
 		return es.Event{}, err
 	}
-	e, err := es.Decode(payload)
-	e.Position, e.RecordedAt = position, at.UTC()
-	return e, err
+	return r.event()
 }
 
 func split(streams []es.Stream) (types, ids []string) {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
 	espg "example.com/billing/pkg/es/postgres"
@@ -226,4 +227,14 @@ func (f fast) Load(ctx context.Context, s es.Stream, after int64, limit int) ([]
 		events[i].RecordedAt = events[i].RecordedAt.Add(f.ahead)
 	}
 	return events, err
+}
+
+func (f fast) LoadEach(ctx context.Context, spans []es.Span) ([]batch.Result[[]es.Event], error) {
+	loaded, err := f.Store.LoadEach(ctx, spans)
+	for _, l := range loaded {
+		for i := range l.Value {
+			l.Value[i].RecordedAt = l.Value[i].RecordedAt.Add(f.ahead)
+		}
+	}
+	return loaded, err
 }

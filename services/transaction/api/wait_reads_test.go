@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/es/memory"
 	"example.com/billing/pkg/rpc"
@@ -29,6 +30,11 @@ func (r *reading) Heads(ctx context.Context, s []es.Stream) ([]es.Head, error) {
 func (r *reading) Load(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error) {
 	r.n.Add(1)
 	return r.Store.Load(ctx, s, after, limit)
+}
+
+func (r *reading) LoadEach(ctx context.Context, spans []es.Span) ([]batch.Result[[]es.Event], error) {
+	r.n.Add(1)
+	return r.Store.LoadEach(ctx, spans)
 }
 
 // A caller who waits hears of the end from memory where this process settles, and by looking into the store where another one does.
