@@ -122,8 +122,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	case readOnly:
 		return errors.New("the server is read-only")
 	}
-	t, ok := pool.Config().ConnConfig.Tracer.(*Tracer)
-	if !ok {
+	t := tracerOf(pool.Config().ConnConfig.Tracer)
+	if t == nil {
 		return nil
 	}
 	at, why := t.refused()
@@ -139,4 +139,18 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 	t.clear(at)
 	return nil
+}
+
+// tracerOf finds the tracer of a pool, also behind others that say what they wrap; nil = there is none.
+func tracerOf(outer pgx.QueryTracer) *Tracer {
+	for {
+		switch t := outer.(type) {
+		case *Tracer:
+			return t
+		case interface{ Unwrap() pgx.QueryTracer }:
+			outer = t.Unwrap()
+		default:
+			return nil
+		}
+	}
 }

@@ -262,6 +262,9 @@ type tracer struct {
 	limit  time.Duration
 }
 
+// Unwrap is the tracer behind this one.
+func (t tracer) Unwrap() pgx.QueryTracer { return t.Tracer }
+
 // TraceConnectStart is pgx.ConnectTracer's.
 func (t tracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
 	return context.WithValue(ctx, connecting{}, true)

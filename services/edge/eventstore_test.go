@@ -183,7 +183,7 @@ func TestStandby(t *testing.T) {
 // An instance that was killed and started again finds itself as the leader until its lease ends: it does not send calls on to itself.
 func TestStandbyOfItsOwnFormerSelf(t *testing.T) {
 	pool, addr := tables(t), freeAddr(t)
-	if _, err := espg.Lead(t.Context(), pool, espg.Leader{Holder: "killed", Address: addr}, time.Hour); err != nil {
+	if _, err := espg.Lead(t.Context(), pool, espg.Leader{Holder: "killed", Address: addr}, leadTTL); err != nil {
 		t.Fatal(err)
 	}
 	app := newApp(t)
@@ -206,7 +206,7 @@ func TestAnInstanceThatLostItsTurnEnds(t *testing.T) {
 	if err := (&Standby{Pool: pool, Addr: "127.0.0.1:1", Advertise: "127.0.0.1:1"}).Await(app); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pool.Exec(t.Context(), `UPDATE es_leader SET holder = 'another', address = 'there', leased_until = clock_timestamp() + interval '1 hour'`); err != nil {
+	if _, err := pool.Exec(t.Context(), `UPDATE es_leader SET holder = 'another', address = 'there', leased_until = clock_timestamp() + interval '5 seconds'`); err != nil {
 		t.Fatal(err)
 	}
 	select {

@@ -196,6 +196,9 @@ const LockLog = "SELECT pg_advisory_xact_lock(1248, 0)"
 // tryLockLog is true if nobody is appending at the moment; then nobody does until the transaction ends.
 const tryLockLog = "pg_try_advisory_xact_lock_shared(1248, 0)"
 
+// waitLockLog is tryLockLog that waits until it is true.
+const waitLockLog = "pg_advisory_xact_lock_shared(1248, 0) IS NOT NULL"
+
 // lock is the first round trip: begin, lock the log, read the heads and find ids that are stored already.
 func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *With) (map[es.Stream]int64, map[string]bool, error) {
 	var (

@@ -82,24 +82,30 @@ func (s *Store) Load(ctx context.Context, st es.Stream, after int64, limit int) 
 		st.ID, st.Type, after, limit)
 }
 
-// How often, and how long apart, Clock looks for the end of a commit under way before it answers with the time of the one before.
+// How often, and how long apart, Clock looks for the end of a commit under way before it waits for the log's lock.
 const (
 	clockLooks = 20
 	clockPause = 2 * time.Millisecond
 )
 
 // Clock is es.Store's. It does not stand in the queue for the log's lock, so that reading the past holds up no commit: while
-// others append it looks until they have recorded something after it was called, or for 40 ms.
+// others append it looks for 40 ms until they have recorded something after it was called. Only then it waits for the lock.
 func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 	var began time.Time
 	for look := 1; ; look++ {
+		lock := tryLockLog
+		if look > clockLooks {
+			lock = waitLockLog
+		}
 		var (
 			recorded, now time.Time
 			idle          bool
 		)
-		err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT recorded_at FROM es_event ORDER BY position DESC LIMIT 1), 'epoch'), `+tryLockLog+`, clock_timestamp()`).
-			Scan(&recorded, &idle, &now)
-		if err != nil {
+		b := &pgx.Batch{} // one transaction: the log is read under the lock
+		b.Queue("SELECT " + lock).QueryRow(func(row pgx.Row) error { return row.Scan(&idle) })
+		b.Queue(`SELECT coalesce((SELECT recorded_at FROM es_event ORDER BY position DESC LIMIT 1), 'epoch'), clock_timestamp()`).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&recorded, &now) })
+		if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
 			return time.Time{}, Classify("read the clock", err)
 		}
 		if began.IsZero() {
@@ -109,7 +115,7 @@ func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 		switch {
 		case idle && now.After(next):
 			return now.UTC(), nil
-		case idle || next.After(began) || look == clockLooks:
+		case idle || next.After(began):
 			return next.UTC(), nil
 		}
 		select {

@@ -97,7 +97,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	models := &edge.ReadModels{Jobs: jobs, Models: map[string]job.Work{"transactions": transactions.Rebuild(espg.New(background, espg.Options{}))}}
 	app.Loop("sweep", sweep.Sweep{
-		Pending: transactions.PendingSince, Load: store.Load, Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
+		Pending: transactions.PendingSince, LoadEach: store.LoadEach,
+		Saga: sagav1.NewSagaTriggerServiceClient(sagaConn), Log: app.Log,
 	}.Run)
 	var bus cqrs.EventBus
 	projection := transactions.Projection(store.Load)

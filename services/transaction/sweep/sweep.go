@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"example.com/billing/pkg/batch"
 	"example.com/billing/pkg/es"
 	"example.com/billing/pkg/run"
 	sagav1 "example.com/billing/proto/gen/go/billing/saga/v1"
@@ -17,11 +18,12 @@ import (
 // Sweep looks through pending transactions from time to time.
 type Sweep struct {
 	Pending func(ctx context.Context, age time.Duration, after string, limit int) ([]string, error)
-	Load    func(ctx context.Context, s es.Stream, after int64, limit int) ([]es.Event, error)
-	Saga    sagav1.SagaTriggerServiceClient
-	Log     *slog.Logger
-	Every   time.Duration // 5 s
-	Age     time.Duration // how long a transaction is given before it is looked after; 15 s
+	// LoadEach is es.Store's.
+	LoadEach func(ctx context.Context, spans []es.Span) ([]batch.Result[[]es.Event], error)
+	Saga     sagav1.SagaTriggerServiceClient
+	Log      *slog.Logger
+	Every    time.Duration // 5 s
+	Age      time.Duration // how long a transaction is given before it is looked after; 15 s
 }
 
 // batchMax is how many triggers go into one request.
@@ -61,16 +63,23 @@ func (s Sweep) once(ctx context.Context) (started int32, err error) {
 
 // ensure sends transactions' first events to the orchestrator, which starts what it does not know.
 func (s Sweep) ensure(ctx context.Context, ids []string) (started int32, err error) {
+	spans := make([]es.Span, len(ids))
+	for i, id := range ids {
+		spans[i] = es.Span{Stream: es.Stream{Type: transaction.AggregateType, ID: id}, Limit: 1}
+	}
+	loaded, err := s.LoadEach(ctx, spans)
+	if err != nil {
+		return 0, err
+	}
 	req := &sagav1.EnsureSagaRequest{}
-	for _, id := range ids {
-		events, err := s.Load(ctx, es.Stream{Type: transaction.AggregateType, ID: id}, 0, 1)
-		if err != nil {
-			return 0, err
+	for i, l := range loaded {
+		if l.Err != nil {
+			return 0, l.Err
 		}
-		if len(events) == 0 {
-			return 0, fmt.Errorf("transaction %s is pending and has no events", id)
+		if len(l.Value) == 0 {
+			return 0, fmt.Errorf("transaction %s is pending and has no events", ids[i])
 		}
-		b, err := events[0].Encode()
+		b, err := l.Value[0].Encode()
 		if err != nil {
 			return 0, err
 		}
