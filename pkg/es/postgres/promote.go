@@ -51,7 +51,7 @@ func (s *Store) Promote(ctx context.Context, position int64, force bool) error {
 		if tag.RowsAffected() == 0 {
 			return &ServedError{Holder: "unknown", Address: "an address in es_leader"}
 		}
-		tag, err = tx.Exec(ctx, `UPDATE es_log SET follows = '' WHERE position = $1`, position)
+		tag, err = tx.Exec(ctx, `UPDATE es_log SET follows = '' WHERE es_end() = $1`, position)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = fmt.Errorf("the database does not end at position %d any more: something writes to it", position)
 		}
