@@ -14,4 +14,5 @@ ALTER TABLE subscription_partition SET (autovacuum_vacuum_scale_factor = 0, auto
 ALTER TABLE outbox_relay ADD COLUMN kept_from bigint NOT NULL DEFAULT 0;
 
 -- What the clean-up looks for.
+-- allow: parked events are few, so the index is made at once.
 CREATE INDEX outbox_parked_done ON outbox_parked (done_at) WHERE done_at IS NOT NULL;
