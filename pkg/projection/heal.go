@@ -46,6 +46,8 @@ type Healer[S, C any] struct {
 	log    *slog.Logger
 
 	healed   atomic.Int64
+	hurried  chan struct{}      // has a pass begin at once
+	hurry    atomic.Int64       // until when passes follow each other quickly, in Unix nanoseconds
 	suspects map[string]suspect // by stream id
 	settled  map[string]int64   // by stream id: the head's version at which the row was found to be right
 }
@@ -74,8 +76,33 @@ func NewHealer[S, C any](
 	}
 	return &Healer[S, C]{
 		HealerPace: pace, pool: p.pool, model: m, handle: p.Handle, load: load, log: log,
-		suspects: map[string]suspect{}, settled: map[string]int64{},
+		suspects: map[string]suspect{}, settled: map[string]int64{}, hurried: make(chan struct{}, 1),
 	}
+}
+
+// While a healer hurries: a pass begins every 5 s, and a row that is behind has 2 s to catch up.
+const (
+	hurryFor   = time.Minute
+	hurryEvery = 5 * time.Second
+	hurryGrace = 2 * time.Second
+)
+
+// Hurry has passes follow each other quickly for a minute: the store's history has changed, and rows may show what is lost. Safe for
+// concurrent use.
+func (h *Healer[S, C]) Hurry() {
+	h.hurry.Store(time.Now().Add(hurryFor).UnixNano())
+	select {
+	case h.hurried <- struct{}{}:
+	default:
+	}
+}
+
+// pace is how often passes begin, and how long a row may be behind.
+func (h *Healer[S, C]) pace() (every, grace time.Duration) {
+	if time.Now().UnixNano() < h.hurry.Load() {
+		return min(h.PassEvery, hurryEvery), min(h.Grace, hurryGrace)
+	}
+	return h.PassEvery, h.Grace
 }
 
 // Healed returns how many rows this process has made anew. Safe for concurrent use.
@@ -91,12 +118,15 @@ func (h *Healer[S, C]) Run(ctx context.Context) error {
 	for timer := time.NewTimer(restMin); ; timer.Reset(rest) {
 		select {
 		case <-timer.C:
+		case <-h.hurried:
+			next = time.Time{}
 		case <-ctx.Done():
 			return nil
 		}
+		every, grace := h.pace()
 		began := time.Now()
 		if after == "" && !began.Before(next) {
-			after, next = uuid.Nil.String(), began.Add(h.PassEvery)
+			after, next = uuid.Nil.String(), began.Add(every)
 		}
 		var err error
 		if after != "" {
@@ -107,12 +137,12 @@ func (h *Healer[S, C]) Run(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Warn("projection: heal", "table", h.model.Table, "error", err)
-			rest = min(h.PassEvery, 10*time.Second)
+			rest = min(every, 10*time.Second)
 			continue
 		}
 		rest = max(restMin, restFactor*time.Since(began))
 		if after == "" {
-			rest = max(rest, min(time.Second, h.PassEvery, h.Grace))
+			rest = max(rest, min(time.Second, every, grace))
 		}
 	}
 }
@@ -151,8 +181,9 @@ func (h *Healer[S, C]) page(ctx context.Context, after string) (last string, err
 // due repairs the rows that have been behind for too long.
 func (h *Healer[S, C]) due(ctx context.Context) error {
 	var ids []string
+	_, grace := h.pace()
 	for id, s := range h.suspects {
-		if time.Since(s.since) >= h.Grace {
+		if time.Since(s.since) >= grace {
 			if ids = append(ids, id); len(ids) == h.RepairMax {
 				break
 			}

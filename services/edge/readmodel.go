@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	espg "example.com/billing/pkg/es/postgres"
 	"example.com/billing/pkg/job"
 	"example.com/billing/pkg/projection"
 	"example.com/billing/pkg/rpc"
@@ -78,10 +79,13 @@ func (s *ReadModels) find(name string) (job.Work, error) {
 type Healer interface {
 	Run(ctx context.Context) error
 	Healed() int64
+	Hurry()
 }
 
-// Heal runs a read model's healer until the app stops, and publishes how many rows it has made anew.
-func Heal(app *run.App, model string, h Healer) error {
+// Heal runs a read model's healer until the app stops, and publishes how many rows it has made anew. It hurries once the database
+// that has the events turns out to have another history.
+func Heal(app *run.App, model string, store *espg.Store, h Healer) error {
+	store.WatchIncarnations(func(espg.Incarnation) { h.Hurry() })
 	err := app.Metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "read_model_healed_total", Help: "Rows of a read model that were wrong and were made anew from the store.",
 		ConstLabels: prometheus.Labels{"model": model},

@@ -30,7 +30,8 @@ func (s *stack) recover() (said string) {
 		return ""
 	}
 	for _, d := range databases {
-		args := []string{"recover", "--postgres-dsn", s.pairs[d].DSN(d), "--kafka-brokers", strings.Join(s.kafka.Brokers(), ",")}
+		aggregate := map[string]string{system.AccountDatabase: "Account", system.TransactionDatabase: "Transaction", system.SagaDatabase: "Saga"}[d]
+		args := []string{"recover", s.pairs[d].DSN(d), aggregate, "--kafka-brokers", strings.Join(s.kafka.Brokers(), ",")}
 		for _, dry := range []bool{true, false} {
 			given := args
 			if dry {

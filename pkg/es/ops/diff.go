@@ -108,6 +108,9 @@ func (t Topics) read(ctx context.Context, seen *pebble.DB, say Progress) error {
 	return nil
 }
 
+// lostKey precedes the ids of events that are lost.
+const lostKey = "lost/"
+
 func (t Topics) note(seen *pebble.DB, messages []kafka.Message) error {
 	b := seen.NewBatch()
 	defer func() { _ = b.Close() }()
@@ -116,13 +119,14 @@ func (t Topics) note(seen *pebble.DB, messages []kafka.Message) error {
 		id := where // of what is no event
 		if e, err := es.Decode(m.Value); err == nil {
 			id = e.ID
+			where += fmt.Sprintf(", version %d of %s, %s", e.Version, e.Stream, e.Type)
 		}
 		if p, ok := outbox.PlaceOf(m); ok {
 			where += fmt.Sprintf(", from position %d of incarnation %d", p.Position, p.Incarnation)
 		}
 		kind := Unknown
 		if t.Void != nil && t.Void(m) {
-			kind = Lost
+			kind, id = Lost, lostKey+id // a repeat of its command in the present history has its id too
 		}
 		sum := sha256.Sum256(m.Value)
 		if err := b.Set([]byte(id), append(sum[:], kind+" "+where...), nil); err != nil {
@@ -164,7 +168,7 @@ func unknown(seen *pebble.DB, tell func(Difference) error) error {
 	defer func() { _ = it.Close() }()
 	for ok := it.First(); ok; ok = it.Next() {
 		kind, where, _ := strings.Cut(string(it.Value()[sha256.Size:]), " ")
-		if err := tell(Difference{Kind: kind, Event: es.Event{ID: string(it.Key())}, Where: where}); err != nil {
+		if err := tell(Difference{Kind: kind, Event: es.Event{ID: strings.TrimPrefix(string(it.Key()), lostKey)}, Where: where}); err != nil {
 			return err
 		}
 	}

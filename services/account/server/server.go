@@ -97,7 +97,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	projection := accounts.Projection(store.Load)
 	bus.OnProjection("accounts", account.AggregateType, store.Behind(projection.Handle))
 	// From the database's own events, which a list is never ahead of.
-	if err := edge.Heal(app, "accounts", accounts.Healer(projection, store.Tables.Load, app.Log)); err != nil {
+	if err := edge.Heal(app, "accounts", store.Tables, accounts.Healer(projection, store.Tables.Load, app.Log)); err != nil {
 		return err
 	}
 	checks, err := edge.Stream{

@@ -103,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	var bus cqrs.EventBus
 	projection := transactions.Projection(store.Load)
 	bus.OnProjection("transactions", transaction.AggregateType, projection.Handle)
-	if err := edge.Heal(app, "transactions", transactions.Healer(projection, store.Load, app.Log)); err != nil {
+	if err := edge.Heal(app, "transactions", store, transactions.Healer(projection, store.Load, app.Log)); err != nil {
 		return err
 	}
 	checks, err := edge.Stream{

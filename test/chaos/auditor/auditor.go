@@ -71,13 +71,18 @@ type audit struct {
 	kept      map[stream]map[int64][]byte
 	txs       map[string]*transaction
 	sagas     map[string]*sagaEnd
+
+	incarnations map[string][]incarnation // of the database of a type of aggregate
 }
+
+// incarnation is a history of a database, and where the log ended when it began.
+type incarnation struct{ number, from int64 }
 
 func newAudit(a Auditor) *audit {
 	return &audit{
 		Auditor: a, report: Report{Checked: Checked{}}, kinds: map[string]int{}, published: map[eventID]*published{}, versions: map[stream]int64{},
 		accounts: map[string]*account{}, moves: map[string][]move{}, registers: map[string]string{}, kept: map[stream]map[int64][]byte{},
-		txs: map[string]*transaction{}, sagas: map[string]*sagaEnd{},
+		txs: map[string]*transaction{}, sagas: map[string]*sagaEnd{}, incarnations: map[string][]incarnation{},
 	}
 }
 

@@ -43,6 +43,17 @@ func (x *audit) database(ctx context.Context, dsn, kind string, fold func(event,
 	if err := x.heads(ctx, tx, kind); err != nil {
 		return err
 	}
+	rows, err := tx.Query(ctx, `SELECT number, from_position FROM es_incarnation`)
+	if err != nil {
+		return err
+	}
+	var i incarnation
+	if _, err := pgx.ForEachRow(rows, []any{&i.number, &i.from}, func() error {
+		x.incarnations[kind] = append(x.incarnations[kind], i)
+		return nil
+	}); err != nil {
+		return err
+	}
 	if err := x.outbox(ctx, tx, kind, last); err != nil {
 		return err
 	}

@@ -90,6 +90,10 @@ func (r *reader) record(record *kgo.Record) {
 	what += ", " + e.what()
 	id, err := uuid.Parse(e.ID)
 	p := r.published[id]
+	if r.lost(e, record) && (p == nil || p.digest != digest(record.Value)) { // a repeat of its command may have its id
+		r.checked("events in Kafka that a database lost in a fail-over", 1)
+		return
+	}
 	if err != nil || p == nil {
 		r.wrong("published", what, "is not committed (event %s)", e.ID)
 		return
@@ -121,6 +125,21 @@ func (r *reader) record(record *kgo.Record) {
 		r.wrong("order", what, "appears right after version %d", was)
 		r.versions[s] = e.Version
 	}
+}
+
+// lost reports whether a record says that its event stood in a database's log beyond the place where a later history began.
+func (r *reader) lost(e event, record *kgo.Record) bool {
+	position, err := strconv.ParseInt(header(record, "position"), 10, 64)
+	incarnation, err2 := strconv.ParseInt(header(record, "incarnation"), 10, 64)
+	if err != nil || err2 != nil {
+		return false
+	}
+	for _, i := range r.incarnations[e.stream().kind] {
+		if i.number > incarnation && i.from < position {
+			return true
+		}
+	}
+	return false
 }
 
 func header(record *kgo.Record, name string) string {

@@ -143,7 +143,7 @@ func (c *diffCmd) Run(ctx context.Context) error {
 
 // line is a difference as it is printed.
 func line(d ops.Difference, prefix string) string {
-	if d.Kind == ops.Unknown {
+	if d.Kind == ops.Unknown || d.Kind == ops.Lost {
 		return fmt.Sprintf("%s %s: %s", d.Kind, d.Event.ID, d.Where)
 	}
 	e := d.Event
