@@ -36,7 +36,7 @@ func Parse(dsn string) (*pgxpool.Config, error) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("the DSN does not parse: %s", why) //nolint:errorlint // the cause repeats parts of the DSN
+	return nil, fmt.Errorf("the DSN does not parse: %s", why)
 }
 
 // URL reads an address that is a URL. Its error has nothing of the address in it.

@@ -43,7 +43,7 @@ func TestErrorsShowNothingOfTheAddress(t *testing.T) {
 }
 
 func unwrap(err error) error {
-	if w, ok := err.(interface{ Unwrap() error }); ok { //nolint:errorlint // each error of the chain is looked at
+	if w, ok := err.(interface{ Unwrap() error }); ok {
 		return w.Unwrap()
 	}
 	return nil

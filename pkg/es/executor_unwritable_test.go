@@ -17,16 +17,16 @@ type readOnly struct {
 	calls int
 }
 
-type refusedWrite struct{}
+type refusedWriteError struct{}
 
-func (refusedWrite) Error() string    { return "read-only" }
-func (refusedWrite) Unwritable() bool { return true }
+func (refusedWriteError) Error() string    { return "read-only" }
+func (refusedWriteError) Unwritable() bool { return true }
 
 func (s *readOnly) AppendBatch(_ context.Context, items [][]es.Append) []error {
 	s.calls++
 	errs := make([]error, len(items))
 	for i := range errs {
-		errs[i] = &es.UnavailableError{Op: "append", Err: refusedWrite{}}
+		errs[i] = &es.UnavailableError{Op: "append", Err: refusedWriteError{}}
 	}
 	return errs
 }

@@ -211,7 +211,7 @@ func (j *Jobs) begin(ctx context.Context, name string) (_ *Run, err error) {
 		return err
 	})
 	if err != nil || !ours {
-		r.Conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to do on it
+		r.Conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	return r, nil
@@ -314,7 +314,7 @@ func (j *Jobs) carryOut(r *Run, work Work) {
 	} else {
 		log.Info("job done")
 	}
-	r.Conn.Close(ctx) //nolint:errcheck // nothing is left to do on it
+	r.Conn.Close(ctx)
 }
 
 // Latest reads a job's latest run.

@@ -74,7 +74,7 @@ func TestNewMigrationsHoldNoTableForLong(t *testing.T) {
 			if err != nil || d.Name()[:5] <= before[filepath.ToSlash(owner)] {
 				return err
 			}
-			sql, err := os.ReadFile(path) //nolint:gosec // of this repository
+			sql, err := os.ReadFile(path)
 			for _, f := range faults(string(sql)) {
 				t.Errorf("%s: %s: expand without it, or say why it is quick: %sREASON", path, f, allow)
 			}

@@ -30,7 +30,7 @@ type pipe struct {
 // NewProxy begins to forward connections to an address. It ends with the test.
 func NewProxy(t testing.TB, to string) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it lives as long as the test
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		far, err := net.Dial("tcp", p.to)
+		far, err := net.Dial("tcp", p.to) //nolint:noctx // to a port of this machine
 		if err != nil {
 			_ = near.Close()
 			continue

@@ -54,16 +54,16 @@ ignore_startup_parameters = %s
 logfile = %s
 `, u.Hostname(), u.Port(), u.User.Username(), password, port, ignoredParameters, filepath.Join(dir, "log"))
 	file := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(config), 0o644); err != nil { //nolint:gosec // PgBouncer's user reads it
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "-q", file)
+	cmd := exec.Command(program, "-q", file) //nolint:gosec // the binary that was found
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Getuid() == 0 {
 		if err := os.Chown(dir, nobody, nobody); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chmod(dir, 0o755); err != nil {
+		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // PgBouncer's user reads it
 			t.Fatal(err)
 		}
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
@@ -93,7 +93,7 @@ func awaitServer(t testing.TB, dsn, logfile string) {
 			return
 		}
 		if time.Now().After(late) {
-			b, _ := os.ReadFile(logfile)
+			b, _ := os.ReadFile(logfile) //nolint:gosec // its own log
 			t.Fatalf("PgBouncer does not answer: %v\n%s", err, b)
 		}
 		<-time.After(20 * time.Millisecond)
@@ -154,7 +154,7 @@ func lookUp(t testing.TB, names ...string) string {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,14 +27,15 @@ const (
 // replace all instances of a service, one after the other.
 const resolveAgainAfter = time.Second
 
-// The setting is gRPC's, for the whole process, and has to be made before the first connection.
-var _ = func() struct{} { dns.SetMinResolutionInterval(resolveAgainAfter); return struct{}{} }()
+// resolveQuickly makes the setting, which is gRPC's for the whole process, before the first connection.
+var resolveQuickly = sync.OnceFunc(func() { dns.SetMinResolutionInterval(resolveAgainAfter) })
 
 // Dial prepares a connection to a target in gRPC's syntax, such as "dns:///account:9101" or "localhost:9101". It connects on
 // first use, spreads calls over all addresses the name has, leaves an address that does not answer within 5 s, sends the caller's correlation id and actor along, and repeats a
 // call only while no connection could be made: what may have reached a server is never sent again from here, because only the
 // caller knows whether that is safe. Options given override those of this package.
 func Dial(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	resolveQuickly()
 	all := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),

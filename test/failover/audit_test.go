@@ -25,7 +25,7 @@ const (
 func (s *stack) recover() (said string) {
 	s.t.Helper()
 	tool := filepath.Join(folder, "billing-events")
-	if err := exec.CommandContext(s.t.Context(), tool, "recover", "--help").Run(); err != nil { //nolint:gosec // it was just built
+	if err := exec.CommandContext(s.t.Context(), tool, "recover", "--help").Run(); err != nil {
 		s.t.Log("billing-events has no recover")
 		return ""
 	}
@@ -38,7 +38,7 @@ func (s *stack) recover() (said string) {
 				given = append(given, "--dry-run")
 			}
 			ctx, cancel := context.WithTimeout(s.t.Context(), recoverMax)
-			out, err := exec.CommandContext(ctx, tool, given...).CombinedOutput() //nolint:gosec // it was just built
+			out, err := exec.CommandContext(ctx, tool, given...).CombinedOutput()
 			cancel()
 			s.t.Logf("billing-events recover of %s, dry run %t: %v\n%s", d, dry, err, out)
 			if dry { // its exit code may say that there is something to do
@@ -117,4 +117,16 @@ func (s *stack) served() (lost []acked) {
 		seen[a.id] = true
 	}
 	return lost
+}
+
+// number reads a number from a database.
+func (s *stack) number(database, sql string, args ...any) (n int) {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.pairs[database].DSN(database))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(s.t.Context())) }()
+	s.ok(conn.QueryRow(s.t.Context(), sql, args...).Scan(&n))
+	return n
 }

@@ -55,7 +55,7 @@ var (
 			args = append(args, "example.com/billing/"+s.pkg)
 		}
 		args = append(args, "example.com/billing/services/edge/cmd/billing-events")
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil { //nolint:gosec,noctx // our own packages
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("build the services: %w\n%s", err, out)
 		}
 		return nil
@@ -80,7 +80,6 @@ type stack struct {
 	logs  string
 	sets  [2]set
 	http  http.Client
-	keys  int
 	orders
 }
 

@@ -61,7 +61,7 @@ func openState(dir, log string, decode func([]byte) (es.Event, error)) (*state, 
 	}
 	s, err := tryState(dir, log, decode)
 	if errors.Is(err, errOtherLog) || errors.Is(err, errUnreadable) || pebble.IsCorruptionError(err) {
-		if err = os.RemoveAll(dir); err == nil {
+		if err = os.RemoveAll(dir); err == nil { //nolint:gosec // the folder that the settings name
 			s, err = tryState(dir, log, decode)
 		}
 	}

@@ -49,7 +49,7 @@ func TestASecondProcessLeavesTheStateAlone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "topic")
 	s, stream := stateOf(t, dir)
 	for _, log := range []string{"log-1", "log-2"} {
-		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestASecondProcessLeavesTheStateAlone$") //nolint:gosec // this test
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestASecondProcessLeavesTheStateAlone$")
 		c.Env = append(os.Environ(), "STATE_DIR="+dir, "STATE_LOG="+log)
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", log, err, out)
@@ -79,7 +79,7 @@ func TestAnErrorOfTheSystemRemovesNothing(t *testing.T) {
 	if s, err := openState(dir, "log-1", es.Decode); err == nil {
 		t.Error("a file was opened as a folder", s.close())
 	}
-	if b, err := os.ReadFile(dir); err != nil || string(b) != "keep" { //nolint:gosec // the test's own
+	if b, err := os.ReadFile(dir); err != nil || string(b) != "keep" {
 		t.Errorf("the file holds %q, %v", b, err)
 	}
 }

@@ -237,13 +237,13 @@ func split(streams []es.Stream) (types, ids []string) {
 	return types, ids
 }
 
-// refusedWrite is an error of a server that takes no writes now.
-type refusedWrite struct{ error }
+// refusedWriteError is an error of a server that takes no writes now.
+type refusedWriteError struct{ error }
 
-func (e refusedWrite) Unwrap() error { return e.error }
+func (e refusedWriteError) Unwrap() error { return e.error }
 
 // Unwritable tells an es.Executor that asking again within the same request is in vain.
-func (refusedWrite) Unwritable() bool { return true }
+func (refusedWriteError) Unwritable() bool { return true }
 
 // Classify names the operation, and tells a definite no of the database from no answer: the latter is an
 // *es.UnavailableError. What a definite error refused was rolled back. Nil stays nil.
@@ -257,18 +257,18 @@ func Classify(op string, err error) error {
 	if errors.As(err, &connect) {
 		return &es.UnavailableError{Op: op, Err: err}
 	}
-	if pgwritable.IsRefusal(err) {
-		return &es.UnavailableError{Op: op, Err: refusedWrite{err}}
-	}
 	var pg *pgconn.PgError
+	if pgwritable.IsRefusal(err) || errors.As(err, &pg) && pg.Code == clockAhead {
+		return &es.UnavailableError{Op: op, Err: refusedWriteError{err}}
+	}
 	if errors.As(err, &pg) {
 		switch {
 		case strings.HasPrefix(pg.Code, "57"), strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "40"),
 			strings.HasPrefix(pg.Code, "58"), pg.Code == "25006", pg.Code == "25P03", pg.Code == "55P03",
-			pg.Code == otherHistory, pg.Code == clockAhead:
+			pg.Code == otherHistory:
 			// Shutting down, cancelled, connection trouble, out of resources (a full disk), deadlock, an error of the
-			// server's disk, read-only after a failover, idle for too long, lock not to be had, another history, a clock
-			// that is far ahead: asking again can help.
+			// server's disk, read-only after a failover, idle for too long, lock not to be had, another history: asking
+			// again can help.
 			return &es.UnavailableError{Op: op, Err: err}
 		}
 		return fmt.Errorf("%s: %w", op, err)

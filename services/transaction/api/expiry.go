@@ -135,7 +135,7 @@ func (x *Expiry) expire(ctx context.Context, h readmodel.Expired) (released bool
 	}
 	_, err = x.Server.accept(ctx, x.Server.release(edge.Origin(ctx), h.HoldID, on, transaction.Expiry, nil))
 	if es.RefusalOf(err) != nil {
-		return false, nil // a capture is under way, or somebody was faster
+		return false, nil //nolint:nilerr // a capture is under way, or another request was faster
 	}
 	return err == nil, err
 }

@@ -30,7 +30,7 @@ func (o *orchestrator) EnsureSaga(
 		}
 		o.got = append(o.got, fmt.Sprint(e.Stream.ID, e.Version))
 	}
-	return &sagav1.EnsureSagaResponse{Started: int32(len(in.GetEvents()))}, nil //nolint:gosec // few
+	return &sagav1.EnsureSagaResponse{Started: int32(len(in.GetEvents()))}, nil
 }
 
 // A sweep loads the first events of many transactions in one call, and sends them in order.

@@ -67,7 +67,7 @@ func (p *Proxy) accept() {
 
 // carry copies both ways until either side ends.
 func (p *Proxy) carry(near net.Conn) {
-	defer near.Close()
+	defer func() { _ = near.Close() }()
 	p.mu.Lock()
 	target := p.target
 	p.mu.Unlock()
@@ -78,7 +78,7 @@ func (p *Proxy) carry(near net.Conn) {
 	if err != nil {
 		return
 	}
-	defer far.Close()
+	defer func() { _ = far.Close() }()
 	defer p.drop(near, far)
 	if !p.keep(near, far) {
 		return
