@@ -57,7 +57,7 @@ logfile = %s
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil { //nolint:gosec // PgBouncer's user reads it
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "-q", file) //nolint:gosec // the binary that was found
+	cmd := exec.Command(program, "-q", file) //nolint:gosec,noctx // the binary that was found
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Getuid() == 0 {
 		if err := os.Chown(dir, nobody, nobody); err != nil {
