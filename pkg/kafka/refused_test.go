@@ -16,10 +16,14 @@ import (
 // smallTopic takes record batches up to 4 KiB.
 func smallTopic(t *testing.T, cfg Config, partitions int32) string {
 	t.Helper()
-	topic, limit := testTopic(t, cfg, partitions), "4096"
-	if err := testAdmin(t, cfg).IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
-		"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &limit},
-	}, false); err != nil {
+	topic, limit, forever := unique(t), "4096", "-1"
+	detail := &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: map[string]*string{
+		"max.message.bytes": &limit, "retention.ms": &forever, "retention.bytes": &forever,
+	}}
+	if err := testAdmin(t, cfg).CreateTopic(topic, detail, false); err != nil { // a setting that is changed later takes a moment to hold
+		t.Fatal(err)
+	}
+	if err := EnsureTopics(testContext(t), cfg, Topic{Name: topic, Partitions: partitions}); err != nil {
 		t.Fatal(err)
 	}
 	return topic
