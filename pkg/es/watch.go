@@ -69,7 +69,7 @@ func (h *Hub) Waiting() int {
 	return len(h.by)
 }
 
-// GoneError says that a stream ends before a version that somebody has seen: the store has lost that part of its history.
+// GoneError says that a stream ends before a version that was seen before. The store has lost that part of its history.
 type GoneError struct {
 	Stream     Stream
 	Seen, Head int64

@@ -230,7 +230,7 @@ func (j *Jobs) take(ctx context.Context, tx pgx.Tx, r *Run) (bool, error) {
 	if err := tx.QueryRow(ctx, `SELECT id, status FROM job WHERE name = $1 FOR UPDATE`, r.name).Scan(&r.job, &status); err != nil {
 		return false, err
 	}
-	var lives, free bool // read behind the lock: whoever held it may have begun a run
+	var lives, free bool // read behind the lock: its last holder may have begun a run
 	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM job_lease l JOIN job j ON j.id = l.job AND j.run = l.run WHERE j.id = $1 AND `+alive+`),
 		pg_try_advisory_xact_lock($2, $1)`, r.job, lockClass).Scan(&lives, &free); err != nil {
 		return false, err

@@ -248,7 +248,7 @@ func TestARunThatLostItsLeaseIsFencedOff(t *testing.T) {
 	}
 }
 
-// A lease from a clock that was an hour ahead is void: it holds up nobody for an hour.
+// A lease from a clock that was an hour ahead is void: it does not delay the next run for an hour.
 func TestALeaseFromAClockAheadIsVoid(t *testing.T) {
 	pool := database(t)
 	j := instance(t, pool)

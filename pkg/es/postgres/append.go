@@ -193,7 +193,7 @@ func (g *group) place(end int64) {
 // that waited for the lock itself would have read them before. An advisory lock leaves no row behind whose versions pile up.
 const LockLog = "SELECT pg_advisory_xact_lock(1248, 0)"
 
-// tryLockLog is true if nobody is appending at the moment; then nobody does until the transaction ends.
+// tryLockLog is true if no append is under way. It then keeps appends out until the transaction ends.
 const tryLockLog = "pg_try_advisory_xact_lock_shared(1248, 0)"
 
 // waitLockLog is tryLockLog that waits until it is true.
@@ -221,7 +221,7 @@ func (s *Store) lock(ctx context.Context, conn *pgxpool.Conn, g *group, with *Wi
 	return heads, stored, err
 }
 
-// checkHeads reads the versions of streams that nothing is written to. It commits a message that nobody reads, so that it waits as a
+// checkHeads reads the versions of streams that nothing is written to. It commits a message without a reader, so that it waits as a
 // write does, with a synchronous standby for that one too: the answer that is given upon these versions may be the repeat of a
 // commit whose own answer was lost, and which the standby may not have.
 func (s *Store) checkHeads(ctx context.Context, conn *pgxpool.Conn, streams []es.Stream) (map[es.Stream]int64, error) {

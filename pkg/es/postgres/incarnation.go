@@ -210,8 +210,8 @@ func (s *Store) withIncarnation(ctx context.Context) (context.Context, int64, er
 	return es.WithIncarnation(ctx, n), n, err
 }
 
-// historyError is Classify. An append that another incarnation refused has the process drop what it remembers first: whoever asks
-// again decides on what the database has.
+// historyError classifies the error of an append. If another incarnation refused the append, the process first drops what it
+// remembers of the log, so that the next attempt decides on what the database has.
 func (s *Store) historyError(ctx context.Context, op string, err error) error {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == otherHistory {

@@ -224,7 +224,7 @@ func TestImportOfWhatDoesNotFollow(t *testing.T) {
 	}
 }
 
-// promote promotes a copy that ends at position 3: not while a process leads, nor to another position, and nobody leads after that.
+// promote promotes a copy that ends at position 3. It is refused while a process leads and at another position. No process can lead afterwards.
 func promote(t *testing.T, pool *pgxpool.Pool, followed es.Store) {
 	t.Helper()
 	ctx, leader := t.Context(), postgres.Leader{Holder: "a", Address: "a:1"}
